@@ -1,0 +1,210 @@
+"""The ASGI application: finds the handler, sends its answer, turns every failure into a problem document."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+from fastapi.middleware.cors import CORSMiddleware
+
+from service import health, metrics
+from service.errors import Problem, StoreError, problem_of
+from service.http import ClientLeft, Message, Receive, Request, Response, Scope, Send, problem_response
+from service.instance import Instance
+from service.routes import Resource, Routes
+from service.settings import Settings
+from service.store import Store
+
+log = logging.getLogger(__name__)
+
+LINGER_BYTES_MAX = 1 << 20
+LINGER_S = 1.0
+"""After an answer to a body that was not read, so much and so long is still read: a close on
+unread bytes is a reset, and a reset may overtake the answer on its way to the client."""
+
+
+class Application:
+    """One web instance as an ASGI callable."""
+
+    def __init__(self, settings: Settings, store: Store | None = None) -> None:
+        self.settings = settings
+        self._store = store
+        self._cold = health.cold_app(lambda: self.instance)
+        self._counted: dict[tuple[str, str, int], Any] = {}
+        self._timed: dict[str, Any] = {}
+
+    def start(self) -> None:
+        """Build the instance in the running event loop, and the table of its routes."""
+        self.instance = instance = Instance(self.settings, self._store)
+        usages, messages = instance.usages, instance.messages
+        self.hot = Routes(
+            [
+                Resource("/api/usages", {"POST": usages.post}),
+                Resource("/api/usages/{id}", {"GET": usages.get}),
+                Resource("/api/usages/keys/{key}", {"GET": usages.get_by_key}),
+                Resource("/messages", {"POST": messages.post}),
+                Resource("/messages/{digest}", {"GET": messages.get, "DELETE": messages.delete}),
+            ]
+        )
+        instance.start()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._serve(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._live(receive, send)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        self.start()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.instance.close()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started_s = time.perf_counter()
+        admission = self.instance.admission
+        admission.requests += 1
+        request = Request(scope, receive, admission)
+        found = self.hot.find(scope["path"])
+        method: str = scope["method"]
+        problem: Problem | None = None
+        try:
+            try:
+                if found is None:
+                    template, response = await self._cold_response(request, method)
+                else:
+                    template = found[0].template
+                    response = await self._hot_response(found, request, method)
+            except Problem as error:
+                problem = error
+            except StoreError as error:
+                problem = problem_of(error)
+            except ClientLeft:
+                return
+            except Exception:
+                log.exception("a bug", extra={"fields": {"request_id": request.request_id, "path": scope["path"]}})
+                problem = Problem(500, "internal_error", "The service failed; whether anything was stored is unknown.")
+            if problem is not None:
+                template = found[0].template if found else scope["path"] if scope["path"] in health.PATHS else "unknown"
+                response = problem_response(problem, request.request_id, self.instance.retry_after_s())
+                self._log(problem, request, started_s)
+            await self._send(request, response, send)
+            self._count(template, method, response.status, time.perf_counter() - started_s)
+        finally:
+            admission.requests -= 1
+            admission.body_bytes -= request.body_bytes
+
+    async def _hot_response(self, found: tuple[Resource, str], request: Request, method: str) -> Response:
+        resource, parameter = found
+        handler = resource.methods.get(method)
+        if handler is None:
+            raise _method_not_allowed(resource.allow)
+        _check_host(request)
+        request.admission.check()
+        return await handler(request, parameter)
+
+    async def _cold_response(self, request: Request, method: str) -> tuple[str, Response]:
+        """What FastAPI answers, collected: these answers are small."""
+        path: str = request.scope["path"]
+        if path not in health.PATHS:
+            raise Problem(404, "not_found", "There is nothing at this path.")
+        if method not in ("GET", "HEAD"):
+            raise _method_not_allowed(b"GET, HEAD")
+        _check_host(request)
+        messages: list[Message] = []
+
+        async def collect(message: Message) -> None:
+            messages.append(message)
+
+        # As GET: whether the body goes out is the server's business.
+        await self._cold({**request.scope, "method": "GET"}, request.receive, collect)
+        head = messages[0]
+        headers = [header for header in head["headers"] if header[0] != b"content-length"]
+        return path, Response(head["status"], b"".join(message.get("body", b"") for message in messages[1:]), headers)
+
+    async def _send(self, request: Request, response: Response, send: Send) -> None:
+        headers = response.headers
+        if response.status != 304:
+            headers.append((b"content-length", b"%d" % len(response.body)))
+        headers.append((b"x-request-id", request.request_id.encode()))
+        left = request.body_left()
+        if left or self.instance.draining:
+            headers.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        await send({"type": "http.response.body", "body": response.body, "more_body": left})
+        if left:
+            await _linger(request)
+            await send({"type": "http.response.body", "body": b""})
+
+    def _count(self, template: str, method: str, status: int, seconds: float) -> None:
+        key = (template, method, status)
+        counter = self._counted.get(key)
+        if counter is None:
+            # Whatever a client invents as a method is counted as one: labels must not grow without bound.
+            known = method if method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS") else "other"
+            counter = metrics.REQUESTS.labels(template, known, status)
+            if known == method:
+                self._counted[key] = counter
+        counter.inc()
+        timer = self._timed.get(template)
+        if timer is None:
+            timer = self._timed[template] = metrics.REQUEST_SECONDS.labels(template)
+        timer.observe(seconds)
+
+    def _log(self, problem: Problem, request: Request, started_s: float) -> None:
+        metrics.REFUSED.labels(problem.code).inc()
+        level = logging.WARNING if problem.status >= 500 else logging.INFO
+        if log.isEnabledFor(level):
+            fields = {
+                "request_id": request.request_id,
+                "method": request.scope["method"],
+                "path": request.scope["path"],
+                "status": problem.status,
+                "code": problem.code,
+                "duration_ms": round((time.perf_counter() - started_s) * 1000, 1),
+            }
+            if problem.field:
+                fields["field"] = problem.field
+            log.log(level, "failed" if problem.status >= 500 else "refused", extra={"fields": fields})
+
+
+def create_app(settings: Settings, store: Store | None = None) -> Any:
+    """The ASGI application for these settings; ``store`` in place of the one they name."""
+    app = Application(settings, store)
+    if settings.cors_origins:
+        return CORSMiddleware(
+            app,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "HEAD", "POST", "DELETE"],
+            allow_headers=["content-type", "idempotency-key", "x-request-id", "if-none-match"],
+            expose_headers=["location", "x-request-id", "retry-after", "etag", "repr-digest"],
+        )
+    return app
+
+
+async def _linger(request: Request) -> None:
+    seen = 0
+    try:
+        async with asyncio.timeout(LINGER_S):
+            while seen < LINGER_BYTES_MAX:
+                message = await request.receive()
+                if message["type"] == "http.disconnect" or not message.get("more_body"):
+                    return
+                seen += len(message.get("body", b""))
+    except TimeoutError:
+        return
+
+
+def _check_host(request: Request) -> None:
+    if b"host" not in request.headers and request.scope["http_version"] == "1.1":
+        raise Problem(400, "bad_request", "A request in HTTP/1.1 needs a Host header (RFC 9112, 3.2).", field="Host")
+
+
+def _method_not_allowed(allow: bytes) -> Problem:
+    return Problem(
+        405, "method_not_allowed", f"This resource takes {allow.decode()}.", headers=((b"allow", allow),)
+    )

@@ -1,0 +1,240 @@
+"""Group commit: many requests, one write, and each gets its own answer.
+
+The group in flight is the clock. While the store is busy, items wait in a bounded
+queue; as soon as it is free, whatever waits becomes the next group. There is no
+timer on the way in, so an idle service answers as fast as one unbatched write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
+
+from service.errors import Closing, DeadlineExceeded, QueueFull, StoreError
+
+log = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+RATE_WINDOW_S = 0.25
+"""How many seconds of the store's work the measured rate remembers: some tens of groups."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The bounds of one group commit; see the settings of the same names."""
+
+    group_size_max: int
+    group_bytes_max: int
+    groups_in_flight_max: int
+    queue_size_max: int
+    queue_bytes_max: int
+    queue_wait_max_s: float
+
+
+class Entry(NamedTuple, Generic[Item, Result]):
+    """An item in the queue: its size in bytes, when it came, and where its result goes."""
+
+    item: Item
+    size: int
+    entered_s: float
+    future: asyncio.Future[Result]
+
+
+def expired_count(queue: deque[Entry[Item, Result]], now_s: float, limits: Limits) -> int:
+    """How many entries at the head have waited too long. The queue is in order of arrival."""
+    count = 0
+    for entry in queue:
+        if now_s - entry.entered_s < limits.queue_wait_max_s:
+            break
+        count += 1
+    return count
+
+
+def group_count(queue: deque[Entry[Item, Result]], limits: Limits) -> int:
+    """How many entries at the head make the next group: within both bounds, but at least one if there is one."""
+    count = bytes_ = 0
+    for entry in queue:
+        bytes_ += entry.size
+        if count >= limits.group_size_max or (count and bytes_ > limits.group_bytes_max):
+            break
+        count += 1
+    return count
+
+
+class GroupCommit(Generic[Item, Result]):
+    """Collects items while a group is in flight and commits them as the next group.
+
+    ``commit`` takes the items of a group and returns a result, or a StoreError, for
+    each, in order. It has a time limit of its own. Not thread-safe: one event loop.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        commit: Callable[[Sequence[Item]], Awaitable[Sequence[Result | StoreError]]],
+        limits: Limits,
+        observe: Callable[[str, int, float], None] = lambda name, items, seconds: None,
+    ) -> None:
+        self.name = name
+        self.limits = limits
+        self.waiting_bytes = 0
+        self.in_flight = 0
+        self.in_flight_items = 0
+        self.rate_per_s = 0.0
+        self._commit = commit
+        self._observe = observe
+        self._loop = asyncio.get_running_loop()
+        self._queue: deque[Entry[Item, Result]] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._launch_scheduled = False
+        self._expiry: asyncio.TimerHandle | None = None
+        self._written_at_s = self._loop.time()
+        self._failing = False
+        self._closing = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def __repr__(self) -> str:
+        return (
+            f"<GroupCommit {self.name}{' closing' if self._closing else ''}: "
+            f"{self.waiting} waiting ({self.waiting_bytes} B), "
+            f"{self.in_flight} in flight ({self.in_flight_items} items), {self.rate_per_s:.0f}/s>"
+        )
+
+    @property
+    def waiting(self) -> int:
+        """Items in the queue that no group has taken yet."""
+        return len(self._queue)
+
+    def submit(self, item: Item, size: int) -> asyncio.Future[Result]:
+        """Queue an item of ``size`` bytes; the future carries its own result or StoreError.
+
+        Raises QueueFull or Closing at once: then the item was never queued. A caller that
+        cancels the future before its group is formed takes the item out; after that what
+        was sent is sent.
+        """
+        if self._closing:
+            raise Closing(f"{self.name} is closing")
+        limits = self.limits
+        queue = self._queue
+        if queue and (
+            len(queue) >= limits.queue_size_max or self.waiting_bytes + size > limits.queue_bytes_max
+        ):
+            raise QueueFull(f"{self.name}: {self.waiting} items of {self.waiting_bytes} bytes wait")
+        now_s = self._loop.time()
+        future: asyncio.Future[Result] = self._loop.create_future()
+        queue.append(Entry(item, size, now_s, future))
+        self.waiting_bytes += size
+        if self.in_flight < limits.groups_in_flight_max:
+            if not self._launch_scheduled:
+                # Not at once: the requests that this turn of the loop still parses share the group.
+                self._launch_scheduled = True
+                self._idle.clear()
+                self._loop.call_soon(self._launch)
+        elif self._expiry is None:
+            self._expiry = self._loop.call_at(now_s + limits.queue_wait_max_s, self._expire)
+        return future
+
+    def expected_wait_s(self) -> float:
+        """How long a new item would wait, from what is queued and how fast the store takes it.
+
+        While the store takes nothing: half as long again as it has been silent, so that
+        callers come back less often the longer it lasts.
+        """
+        if self._failing:
+            return (self._loop.time() - self._written_at_s) / 2
+        return self.waiting / max(self.rate_per_s * self.limits.groups_in_flight_max, 1.0)
+
+    async def close(self, timeout_s: float) -> None:
+        """Take nothing new and drain; what still waits after ``timeout_s`` is refused, never dropped in silence."""
+        self._closing = True
+        try:
+            await asyncio.wait_for(self._idle.wait(), timeout_s)
+        except TimeoutError:
+            log.warning("group commit did not drain in time", extra={"fields": {"group": repr(self)}})
+            for entry in self._pop(len(self._queue)):
+                _settle(entry.future, Closing(f"{self.name} closed before this item was sent"))
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+
+    def _launch(self) -> None:
+        self._launch_scheduled = False
+        self._expire()
+        while self._queue and self.in_flight < self.limits.groups_in_flight_max:
+            group = [
+                entry for entry in self._pop(group_count(self._queue, self.limits)) if not entry.future.cancelled()
+            ]
+            if group:
+                self.in_flight += 1
+                self.in_flight_items += len(group)
+                task = self._loop.create_task(self._flush(group))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+        if not self._queue and not self.in_flight:
+            self._idle.set()
+
+    async def _flush(self, group: list[Entry[Item, Result]]) -> None:
+        started_s = self._loop.time()
+        results: Sequence[Result | StoreError]
+        try:
+            results = await self._commit([entry.item for entry in group])
+            if len(results) != len(group):
+                raise RuntimeError(f"{len(results)} results for a group of {len(group)}")
+        except BaseException as error:
+            # Not a StoreError per item but a bug or a cancelled task: what the store did is not known.
+            if not isinstance(error, asyncio.CancelledError):
+                log.exception("group commit failed", extra={"fields": {"group": repr(self)}})
+            results = [StoreError(f"{self.name}: {error!r}")] * len(group)
+            if isinstance(error, (asyncio.CancelledError, KeyboardInterrupt, SystemExit)):
+                raise
+        finally:
+            self.in_flight -= 1
+            self.in_flight_items -= len(group)
+            written = 0
+            for entry, result in zip(group, results, strict=True):
+                written += not isinstance(result, StoreError)
+                _settle(entry.future, result)
+            seconds = self._loop.time() - started_s
+            self._rate(written, seconds)
+            self._observe(self.name, len(group), seconds)
+            self._launch()
+
+    def _rate(self, written: int, seconds: float) -> None:
+        weight = 1 - math.exp(-seconds / RATE_WINDOW_S)
+        self.rate_per_s += (written / max(seconds, 1e-6) - self.rate_per_s) * weight
+        self._failing = not written
+        if written:
+            self._written_at_s = self._loop.time()
+
+    def _expire(self) -> None:
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+        now_s = self._loop.time()
+        for entry in self._pop(expired_count(self._queue, now_s, self.limits)):
+            _settle(entry.future, DeadlineExceeded(f"{self.name}: waited {now_s - entry.entered_s:.2f} s"))
+        if self._queue:
+            due_s = self._queue[0].entered_s + self.limits.queue_wait_max_s
+            self._expiry = self._loop.call_at(due_s, self._expire)
+
+    def _pop(self, count: int) -> list[Entry[Item, Result]]:
+        entries = [self._queue.popleft() for _ in range(count)]
+        self.waiting_bytes -= sum(entry.size for entry in entries)
+        return entries
+
+
+def _settle(future: asyncio.Future[Result], result: Result | StoreError) -> None:
+    if future.done():
+        return  # the caller left
+    if isinstance(result, StoreError):
+        future.set_exception(result)
+    else:
+        future.set_result(result)

@@ -1,0 +1,20 @@
+"""The listening socket. Apart from the server, as the parent of several workers must not import metrics."""
+
+from __future__ import annotations
+
+import socket
+
+BACKLOG = 4096
+"""Connections that wait to be accepted; a burst arrives faster than one turn of the loop."""
+
+
+def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A bound socket; ``shared`` lets several processes bind the same port. Raises OSError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=shared)
+
+
+def url(bound: socket.socket) -> str:
+    """Where a bound socket is reached."""
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,71 @@
+"""The metrics, each declared once, with its meaning. README's table is held against them by a test.
+
+With several worker processes the counts are added up through prometheus_client's
+multiprocess directory, which :mod:`service.workers` sets before this module is imported.
+"""
+
+from __future__ import annotations
+
+import os
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+    multiprocess,
+)
+
+REGISTRY = CollectorRegistry()
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
+
+REQUESTS = Counter(
+    "busyapi_requests", "Requests answered, by route, method and status.", ["route", "method", "status"], registry=REGISTRY
+)
+REQUEST_SECONDS = Histogram(
+    "busyapi_request_seconds", "From the request's head to its answer, by route.", ["route"], buckets=SECONDS, registry=REGISTRY
+)
+REQUESTS_IN_FLIGHT = Gauge(
+    "busyapi_requests_in_flight", "Requests at work now.", multiprocess_mode="livesum", registry=REGISTRY
+)
+GROUP_ITEMS = Histogram(
+    "busyapi_group_items", "Items of one group commit, by group.", ["group"], buckets=ITEMS, registry=REGISTRY
+)
+GROUP_SECONDS = Histogram(
+    "busyapi_group_seconds", "From sending a group to its results, by group.", ["group"], buckets=SECONDS, registry=REGISTRY
+)
+QUEUE_ITEMS = Gauge(
+    "busyapi_queue_items", "Items that wait for a group, by group.", ["group"], multiprocess_mode="livesum", registry=REGISTRY
+)
+QUEUE_BYTES = Gauge(
+    "busyapi_queue_bytes", "Bytes that wait for a group, by group.", ["group"], multiprocess_mode="livesum", registry=REGISTRY
+)
+REFUSED = Counter("busyapi_refused", "Requests that were answered with a problem, by code.", ["code"], registry=REGISTRY)
+IDS_REMAINING = Gauge(
+    "busyapi_ids_remaining", "Leased ids not handed out yet.", multiprocess_mode="livesum", registry=REGISTRY
+)
+READY = Gauge("busyapi_ready", "1 when this instance may take traffic.", multiprocess_mode="livemin", registry=REGISTRY)
+
+if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+    ProcessCollector(registry=REGISTRY)
+    PlatformCollector(registry=REGISTRY)
+
+
+def observe_group(name: str, items: int, seconds: float) -> None:
+    """Count one group commit."""
+    GROUP_ITEMS.labels(name).observe(items)
+    GROUP_SECONDS.labels(name).observe(seconds)
+
+
+def exposition() -> bytes:
+    """All metrics of all worker processes in Prometheus's text format."""
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        registry = CollectorRegistry()
+        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)
+    return generate_latest(REGISTRY)

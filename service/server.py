@@ -1,0 +1,88 @@
+"""One serving process: uvicorn, with a shutdown that a balancer can follow.
+
+SIGTERM: unready but still serving for ``drain_delay_s``, so that HAProxy's checks see it and
+send nothing more; then the listening socket closes, requests in flight finish, group commits
+drain, the store closes, exit 0. uvicorn alone closes the socket first, and clients see it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from service.app import Application, create_app
+from service.listening import BACKLOG
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+def serve(settings: Settings, bound: socket.socket, parent_gone: int | None = None) -> None:
+    """Serve until SIGTERM or SIGINT has been seen through. ``parent_gone`` is a pipe that ends with the parent."""
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        loop="uvloop",
+        ws="none",
+        lifespan="on",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=round(settings.keep_alive_s),
+        timeout_graceful_shutdown=round(settings.drain_timeout_s),
+    )
+    Server(config, settings, app, parent_gone).run([bound])
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server with the drain in front of its own shutdown."""
+
+    def __init__(self, config: uvicorn.Config, settings: Settings, app: Any, parent_gone: int | None) -> None:
+        super().__init__(config)
+        self._settings = settings
+        self._application: Application = app if isinstance(app, Application) else app.app
+        self._parent_gone = parent_gone
+        self._drain: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start as uvicorn does, and note the loop that signals are handed to."""
+        self._loop = asyncio.get_running_loop()
+        if self._parent_gone is not None:
+            self._loop.add_reader(self._parent_gone, self._orphaned)
+        await super().startup(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """First signal: drain, without the delay when it is Ctrl-C. A second one skips the delay, a third all waiting."""
+        if self._loop is None:
+            self.should_exit = True
+        elif self.should_exit:
+            self.force_exit = sig == signal.SIGINT
+        else:
+            self._loop.call_soon_threadsafe(self._begin_drain, 0.0 if sig == signal.SIGINT else self._settings.drain_delay_s)
+
+    def _begin_drain(self, delay_s: float) -> None:
+        if self._drain is not None:
+            self.should_exit = True
+            return
+        self._application.instance.drain()
+        self._drain = asyncio.ensure_future(self._wait_and_exit(delay_s))
+
+    async def _wait_and_exit(self, delay_s: float) -> None:
+        await asyncio.sleep(delay_s)
+        self.should_exit = True
+
+    def _orphaned(self) -> None:
+        assert self._loop is not None and self._parent_gone is not None
+        self._loop.remove_reader(self._parent_gone)
+        log.warning("the parent process is gone")
+        self._begin_drain(0.0)
