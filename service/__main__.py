@@ -63,7 +63,9 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument("--workers", dest="BUSYAPI_WORKERS", metavar="N", help="in place of BUSYAPI_WORKERS")
     serve.set_defaults(command=run_serve)
 
-    schema = commands.add_parser("schema", help="create or update the store's tables; safe to repeat, and from several places")
+    schema = commands.add_parser(
+        "schema", help="create or update the store's tables; safe to repeat, and from several places"
+    )
     schema.add_argument("--wait", type=float, default=60.0, metavar="S", help="wait so long for the store (default 60)")
     schema.set_defaults(command=run_schema)
 
@@ -81,7 +83,10 @@ def run_serve(settings: Settings, _: argparse.Namespace) -> int:
         for _worker in range(settings.workers):
             sockets.append(_listen(settings, sockets))
     except OSError as error:
-        print(f"busyapi: cannot listen on {settings.listen_host}:{settings.listen_port}: {error.strerror}", file=sys.stderr)
+        print(
+            f"busyapi: cannot listen on {settings.listen_host}:{settings.listen_port}: {error.strerror}",
+            file=sys.stderr,
+        )
         return EXIT_FAILED
     if settings.workers > 1:
         return run_workers(sockets, lambda bound, parent_gone: _serve(settings, bound, parent_gone))

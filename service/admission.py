@@ -29,7 +29,9 @@ class Admission:
     def check(self) -> None:
         """Raises Problem 503 when one more request would be too many."""
         if self.requests > self.requests_max:
-            raise Problem(503, "overloaded", "Too many requests are being handled. Nothing was stored; try again later.")
+            raise Problem(
+                503, "overloaded", "Too many requests are being handled. Nothing was stored; try again later."
+            )
 
     def hold(self, size: int) -> None:
         """Count bytes of a body in. Raises Problem 503, and counts nothing, when that is too many."""

@@ -51,6 +51,7 @@ class Application:
         instance.start()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request, or live through the server's start and stop."""
         if scope["type"] == "http":
             await self._serve(scope, receive, send)
         elif scope["type"] == "lifespan":
@@ -69,29 +70,20 @@ class Application:
         admission = self.instance.admission
         admission.requests += 1
         request = Request(scope, receive, admission)
-        found = self.hot.find(scope["path"])
+        path: str = scope["path"]
         method: str = scope["method"]
-        problem: Problem | None = None
+        found = self.hot.find(path)
+        template = found[0].template if found else path if path in health.PATHS else "unknown"
         try:
             try:
                 if found is None:
-                    template, response = await self._cold_response(request, method)
+                    response = await self._cold_response(request, method)
                 else:
-                    template = found[0].template
                     response = await self._hot_response(found, request, method)
-            except Problem as error:
-                problem = error
-            except StoreError as error:
-                problem = problem_of(error)
             except ClientLeft:
                 return
-            except Exception:
-                log.exception("a bug", extra={"fields": {"request_id": request.request_id, "path": scope["path"]}})
-                problem = Problem(500, "internal_error", "The service failed; whether anything was stored is unknown.")
-            if problem is not None:
-                template = found[0].template if found else scope["path"] if scope["path"] in health.PATHS else "unknown"
-                response = problem_response(problem, request.request_id, self.instance.retry_after_s())
-                self._log(problem, request, started_s)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer and the log its trace
+                response = self._problem_response(error, request, started_s)
             await self._send(request, response, send)
             self._count(template, method, response.status, time.perf_counter() - started_s)
         finally:
@@ -107,7 +99,7 @@ class Application:
         request.admission.check()
         return await handler(request, parameter)
 
-    async def _cold_response(self, request: Request, method: str) -> tuple[str, Response]:
+    async def _cold_response(self, request: Request, method: str) -> Response:
         """What FastAPI answers, collected: these answers are small."""
         path: str = request.scope["path"]
         if path not in health.PATHS:
@@ -124,7 +116,7 @@ class Application:
         await self._cold({**request.scope, "method": "GET"}, request.receive, collect)
         head = messages[0]
         headers = [header for header in head["headers"] if header[0] != b"content-length"]
-        return path, Response(head["status"], b"".join(message.get("body", b"") for message in messages[1:]), headers)
+        return Response(head["status"], b"".join(message.get("body", b"") for message in messages[1:]), headers)
 
     async def _send(self, request: Request, response: Response, send: Send) -> None:
         headers = response.headers
@@ -154,6 +146,17 @@ class Application:
         if timer is None:
             timer = self._timed[template] = metrics.REQUEST_SECONDS.labels(template)
         timer.observe(seconds)
+
+    def _problem_response(self, error: Exception, request: Request, started_s: float) -> Response:
+        if isinstance(error, Problem):
+            problem = error
+        elif isinstance(error, StoreError):
+            problem = problem_of(error)
+        else:
+            log.error("a bug", exc_info=error, extra={"fields": {"request_id": request.request_id}})
+            problem = Problem(500, "internal_error", "The service failed; whether anything was stored is unknown.")
+        self._log(problem, request, started_s)
+        return problem_response(problem, request.request_id, self.instance.retry_after_s())
 
     def _log(self, problem: Problem, request: Request, started_s: float) -> None:
         metrics.REFUSED.labels(problem.code).inc()
@@ -205,6 +208,4 @@ def _check_host(request: Request) -> None:
 
 
 def _method_not_allowed(allow: bytes) -> Problem:
-    return Problem(
-        405, "method_not_allowed", f"This resource takes {allow.decode()}.", headers=((b"allow", allow),)
-    )
+    return Problem(405, "method_not_allowed", f"This resource takes {allow.decode()}.", headers=((b"allow", allow),))

@@ -57,14 +57,17 @@ class Problem(Exception):
 
 STORE_ERRORS: dict[type[StoreError], tuple[int, str, str]] = {
     QueueFull: (503, "queue_full", "Too many writes are waiting. Nothing was stored; try again later."),
-    DeadlineExceeded: (503, "deadline_exceeded", "The store is too slow just now. Nothing was stored; try again later."),
+    DeadlineExceeded: (
+        503,
+        "deadline_exceeded",
+        "The store is too slow just now. Nothing was stored; try again later.",
+    ),
     Closing: (503, "shutting_down", "This web instance is shutting down. Nothing was stored; try again."),
     StoreRefused: (503, "store_unavailable", "The store is not available. Nothing was stored; try again later."),
     StoreUnknown: (
         504,
         "store_timeout",
-        "The store did not answer in time: the write may or may not be stored. "
-        "A repeat under the same Idempotency-Key is safe.",
+        "The store did not answer in time; a write may or may not be stored. Repeating it under its key is safe.",
     ),
     StoreError: (500, "store_error", "The store failed in a way that is not understood: the outcome is unknown."),
 }

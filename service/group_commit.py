@@ -80,7 +80,7 @@ class GroupCommit(Generic[Item, Result]):
         name: str,
         commit: Callable[[Sequence[Item]], Awaitable[Sequence[Result | StoreError]]],
         limits: Limits,
-        observe: Callable[[str, int, float], None] = lambda name, items, seconds: None,
+        observe: Callable[[str, int, float], None],
     ) -> None:
         self.name = name
         self.limits = limits
@@ -124,9 +124,7 @@ class GroupCommit(Generic[Item, Result]):
             raise Closing(f"{self.name} is closing")
         limits = self.limits
         queue = self._queue
-        if queue and (
-            len(queue) >= limits.queue_size_max or self.waiting_bytes + size > limits.queue_bytes_max
-        ):
+        if queue and (len(queue) >= limits.queue_size_max or self.waiting_bytes + size > limits.queue_bytes_max):
             raise QueueFull(f"{self.name}: {self.waiting} items of {self.waiting_bytes} bytes wait")
         now_s = self._loop.time()
         future: asyncio.Future[Result] = self._loop.create_future()

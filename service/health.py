@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import resources
+from mimetypes import guess_type
 from typing import Any
 
 from fastapi import FastAPI, Response
@@ -15,7 +17,10 @@ from service.errors import Problem
 from service.instance import Instance
 from service.openapi import HOT_PATHS, SCHEMAS
 
-PATHS = ("/livez", "/readyz", "/metrics", "/openapi.json", "/docs")
+ASSETS = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png")
+"""Swagger UI's own files; served from here, so that the page works where no CDN is in reach."""
+
+PATHS = ("/livez", "/readyz", "/metrics", "/openapi.json", "/docs", *(f"/docs/{name}" for name in ASSETS))
 """Every path that goes to FastAPI; all of them answer GET and HEAD alone."""
 
 
@@ -57,7 +62,19 @@ def cold_app(instance: Callable[[], Instance]) -> FastAPI:
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
-        return get_swagger_ui_html(openapi_url="/openapi.json", title="BusyAPI")
+        script, style, icon = (f"/docs/{name}" for name in ASSETS)
+        return get_swagger_ui_html(
+            openapi_url="/openapi.json",
+            title="BusyAPI",
+            swagger_js_url=script,
+            swagger_css_url=style,
+            swagger_favicon_url=icon,
+        )
+
+    @app.get("/docs/{name}", include_in_schema=False)
+    async def asset(name: str) -> Response:
+        content = (resources.files("fastapi_offline") / "static" / name).read_bytes()
+        return Response(content, media_type=guess_type(name)[0], headers={"cache-control": "max-age=86400"})
 
     return app
 

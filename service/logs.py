@@ -51,7 +51,7 @@ class TextFormatter(logging.Formatter):
     """For eyes: clock, level, message, key=value."""
 
     def format(self, record: logging.LogRecord) -> str:
-        clock = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
+        clock = datetime.fromtimestamp(record.created, UTC).astimezone().strftime("%H:%M:%S")
         fields = " ".join(f"{name}={value!r}" for name, value in _fields(record).items())
         text = f"{clock} {record.levelname.lower():7} {_clip(record.getMessage())} {fields}".rstrip()
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text

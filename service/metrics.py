@@ -25,10 +25,17 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
 
 REQUESTS = Counter(
-    "busyapi_requests", "Requests answered, by route, method and status.", ["route", "method", "status"], registry=REGISTRY
+    "busyapi_requests",
+    "Requests answered, by route, method and status.",
+    ["route", "method", "status"],
+    registry=REGISTRY,
 )
 REQUEST_SECONDS = Histogram(
-    "busyapi_request_seconds", "From the request's head to its answer, by route.", ["route"], buckets=SECONDS, registry=REGISTRY
+    "busyapi_request_seconds",
+    "From the request's head to its answer, by route.",
+    ["route"],
+    buckets=SECONDS,
+    registry=REGISTRY,
 )
 REQUESTS_IN_FLIGHT = Gauge(
     "busyapi_requests_in_flight", "Requests at work now.", multiprocess_mode="livesum", registry=REGISTRY
@@ -37,15 +44,29 @@ GROUP_ITEMS = Histogram(
     "busyapi_group_items", "Items of one group commit, by group.", ["group"], buckets=ITEMS, registry=REGISTRY
 )
 GROUP_SECONDS = Histogram(
-    "busyapi_group_seconds", "From sending a group to its results, by group.", ["group"], buckets=SECONDS, registry=REGISTRY
+    "busyapi_group_seconds",
+    "From sending a group to its results, by group.",
+    ["group"],
+    buckets=SECONDS,
+    registry=REGISTRY,
 )
 QUEUE_ITEMS = Gauge(
-    "busyapi_queue_items", "Items that wait for a group, by group.", ["group"], multiprocess_mode="livesum", registry=REGISTRY
+    "busyapi_queue_items",
+    "Items that wait for a group, by group.",
+    ["group"],
+    multiprocess_mode="livesum",
+    registry=REGISTRY,
 )
 QUEUE_BYTES = Gauge(
-    "busyapi_queue_bytes", "Bytes that wait for a group, by group.", ["group"], multiprocess_mode="livesum", registry=REGISTRY
+    "busyapi_queue_bytes",
+    "Bytes that wait for a group, by group.",
+    ["group"],
+    multiprocess_mode="livesum",
+    registry=REGISTRY,
 )
-REFUSED = Counter("busyapi_refused", "Requests that were answered with a problem, by code.", ["code"], registry=REGISTRY)
+REFUSED = Counter(
+    "busyapi_refused", "Requests that were answered with a problem, by code.", ["code"], registry=REGISTRY
+)
 IDS_REMAINING = Gauge(
     "busyapi_ids_remaining", "Leased ids not handed out yet.", multiprocess_mode="livesum", registry=REGISTRY
 )

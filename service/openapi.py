@@ -85,7 +85,8 @@ def _ok(description: str, properties: dict[str, Any] | None = None, **headers: s
         answer["content"] = _json({"type": "object", "required": list(properties), "properties": properties})
     if headers:
         answer["headers"] = {
-            name.replace("_", "-"): {"description": text, "schema": {"type": "string"}} for name, text in headers.items()
+            name.replace("_", "-"): {"description": text, "schema": {"type": "string"}}
+            for name, text in headers.items()
         }
     return answer
 

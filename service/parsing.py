@@ -84,7 +84,9 @@ def message_text(body: bytes, bytes_max: int) -> bytes:
 def idempotency_key(values: list[bytes]) -> str:
     """The client's key: 1-255 visible ASCII characters, not a path's dot segment. Raises Problem 400."""
     if len(values) != 1:
-        raise Problem(400, "idempotency_key_invalid", "There is more than one Idempotency-Key.", field="Idempotency-Key")
+        raise Problem(
+            400, "idempotency_key_invalid", "There is more than one Idempotency-Key.", field="Idempotency-Key"
+        )
     key = values[0]
     if not is_idempotency_key(key):
         raise Problem(
@@ -125,7 +127,10 @@ def check_json_type(content_types: list[bytes], encoding: bytes | None) -> None:
         charsets = [part.strip()[8:].strip(b'"') for part in parameters if part.strip().startswith(b"charset=")]
         if media_type.strip() != b"application/json" or any(charset != b"utf-8" for charset in charsets):
             raise Problem(
-                415, "unsupported_media_type", "The Content-Type must be application/json in UTF-8.", field="Content-Type"
+                415,
+                "unsupported_media_type",
+                "The Content-Type must be application/json in UTF-8.",
+                field="Content-Type",
             )
     if encoding is not None and encoding.strip().lower() not in (b"", b"identity"):
         raise Problem(

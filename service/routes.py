@@ -34,7 +34,9 @@ class Routes:
     def __init__(self, resources: list[Resource]) -> None:
         self.resources = resources
         self._exact = {resource.template: resource for resource in resources if "{" not in resource.template}
-        prefixes = [(resource.template.partition("{")[0], resource) for resource in resources if "{" in resource.template]
+        prefixes = [
+            (resource.template.partition("{")[0], resource) for resource in resources if "{" in resource.template
+        ]
         self._prefixes = sorted(prefixes, key=lambda pair: -len(pair[0]))
 
     def find(self, path: str) -> tuple[Resource, str] | None:

@@ -22,6 +22,7 @@ from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
+
 def serve(settings: Settings, bound: socket.socket, parent_gone: int | None = None) -> None:
     """Serve until SIGTERM or SIGINT has been seen through. ``parent_gone`` is a pipe that ends with the parent."""
     app = create_app(settings)
@@ -58,17 +59,19 @@ class Server(uvicorn.Server):
         """Start as uvicorn does, and note the loop that signals are handed to."""
         self._loop = asyncio.get_running_loop()
         if self._parent_gone is not None:
-            self._loop.add_reader(self._parent_gone, self._orphaned)
+            self._loop.add_reader(self._parent_gone, self._orphaned, self._loop, self._parent_gone)
         await super().startup(sockets)
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
         """First signal: drain, without the delay when it is Ctrl-C. A second one skips the delay, a third all waiting."""
         if self._loop is None:
             self.should_exit = True
         elif self.should_exit:
             self.force_exit = sig == signal.SIGINT
         else:
-            self._loop.call_soon_threadsafe(self._begin_drain, 0.0 if sig == signal.SIGINT else self._settings.drain_delay_s)
+            self._loop.call_soon_threadsafe(
+                self._begin_drain, 0.0 if sig == signal.SIGINT else self._settings.drain_delay_s
+            )
 
     def _begin_drain(self, delay_s: float) -> None:
         if self._drain is not None:
@@ -81,8 +84,7 @@ class Server(uvicorn.Server):
         await asyncio.sleep(delay_s)
         self.should_exit = True
 
-    def _orphaned(self) -> None:
-        assert self._loop is not None and self._parent_gone is not None
-        self._loop.remove_reader(self._parent_gone)
+    def _orphaned(self, loop: asyncio.AbstractEventLoop, parent_gone: int) -> None:
+        loop.remove_reader(parent_gone)
         log.warning("the parent process is gone")
         self._begin_drain(0.0)

@@ -43,7 +43,9 @@ def _store(text: str) -> StoreUrl:
         parsed = tuple(_host(part) for part in hosts.split(",") if part)
         if not parsed:
             raise ValueError("names no host")
-        if not (keyspace.isidentifier() and keyspace.isascii() and keyspace == keyspace.lower() and len(keyspace) <= 48):
+        if not (
+            keyspace.isidentifier() and keyspace.isascii() and keyspace == keyspace.lower() and len(keyspace) <= 48
+        ):
             raise ValueError("needs a keyspace of lower-case letters, digits and _ after the hosts")
         return StoreUrl("cassandra", hosts=parsed, keyspace=keyspace)
     raise ValueError("is neither sqlite:///PATH nor cassandra://HOST[:PORT],HOST/KEYSPACE")
@@ -108,7 +110,9 @@ def _origins(text: str) -> tuple[str, ...]:
 
 
 def _setting(default: str, parse: Callable[[str], Any], unit: str, what: str, *, secret: bool = False) -> Any:
-    return dataclasses.field(metadata={"default": default, "parse": parse, "unit": unit, "what": what, "secret": secret})
+    return dataclasses.field(
+        metadata={"default": default, "parse": parse, "unit": unit, "what": what, "secret": secret}
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,12 +127,17 @@ class Settings:
     )
     listen_host: str = _setting("127.0.0.1", _text, "address", "where the web instance listens")
     listen_port: int = _setting("8080", _int(0, 65535), "port", "0 takes a free one")
-    workers: int = _setting("1", _int(1, 256), "processes", "processes that share the port (and, with SQLite, the file)")
+    workers: int = _setting(
+        "1", _int(1, 256), "processes", "processes that share the port (and, with SQLite, the file)"
+    )
 
     usage_bytes_max: int = _setting("102400", _int(2, 8 << 20), "bytes", "largest body of a usage; more is a 413")
     message_bytes_max: int = _setting("1048576", _int(1, 8 << 20), "bytes", "largest message as UTF-8; more is a 413")
     message_cache_control: str = _setting(
-        "no-cache", _header_value, "header", "`Cache-Control` of a message: kept, but asked about again, so a DELETE shows"
+        "no-cache",
+        _header_value,
+        "header",
+        "`Cache-Control` of a message: kept, but asked about again, so a DELETE shows",
     )
     requests_in_flight_max: int = _setting(
         "10000", _int(1, 1_000_000), "requests", "requests at work in one process; more is a 503"
@@ -139,11 +148,17 @@ class Settings:
     cors_origins: tuple[str, ...] = _setting("", _origins, "origins", "comma-separated origins for CORS; empty is off")
 
     group_size_max: int = _setting("256", _int(1, 4096), "items", "most items of one group commit")
-    group_bytes_max: int = _setting("1048576", _int(1024, 12 << 20), "bytes", "most bytes of one group; one item may be larger")
+    group_bytes_max: int = _setting(
+        "1048576", _int(1024, 12 << 20), "bytes", "most bytes of one group; one item may be larger"
+    )
     groups_in_flight_max: int = _setting("1", _int(1, 64), "groups", "groups of one kind that the store has at once")
     queue_size_max: int = _setting("20000", _int(1, 10_000_000), "items", "items of one kind that wait; more is a 503")
-    queue_bytes_max: int = _setting("67108864", _int(1024, 1 << 40), "bytes", "bytes of one kind that wait; more is a 503")
-    queue_wait_max_s: float = _setting("0.8", _seconds(0.01, 60), "seconds", "longest wait before being sent; then a 503")
+    queue_bytes_max: int = _setting(
+        "67108864", _int(1024, 1 << 40), "bytes", "bytes of one kind that wait; more is a 503"
+    )
+    queue_wait_max_s: float = _setting(
+        "0.8", _seconds(0.01, 60), "seconds", "longest wait before being sent; then a 503"
+    )
     id_lease_size: int = _setting("131072", _int(1024, 1 << 32), "ids", "ids that an instance leases at a time")
 
     store_timeout_s: float = _setting(
@@ -156,20 +171,31 @@ class Settings:
     cassandra_username: str = _setting("", _text, "name", "user, when Cassandra asks for one")
     cassandra_password: str = _setting("", _text, "secret", "its password", secret=True)
     cassandra_clock_skew_max_s: float = _setting(
-        "0.05", _seconds(0, 10), "seconds", "how far the clocks of Cassandra's nodes may differ; a DELETE may wait so long"
+        "0.05",
+        _seconds(0, 10),
+        "seconds",
+        "how far the clocks of Cassandra's nodes may differ; a DELETE may wait so long",
     )
     sqlite_busy_timeout_s: float = _setting(
         "2", _seconds(0.01, 60), "seconds", "longest wait for another process's transaction; then a 503"
     )
 
-    keep_alive_s: float = _setting("75", _seconds(1, 3600), "seconds", "idle connections stay open so long; longer than HAProxy's")
+    keep_alive_s: float = _setting(
+        "75", _seconds(1, 3600), "seconds", "idle connections stay open so long; longer than HAProxy's"
+    )
     drain_delay_s: float = _setting(
         "3.5", _seconds(0, 300), "seconds", "after SIGTERM: unready but still serving, until HAProxy has seen it"
     )
-    drain_timeout_s: float = _setting("20", _seconds(0.1, 600), "seconds", "after that: longest wait for requests in flight")
+    drain_timeout_s: float = _setting(
+        "20", _seconds(0.1, 600), "seconds", "after that: longest wait for requests in flight"
+    )
 
-    log_format: str = _setting("auto", _one_of("auto", "json", "text"), "word", "`auto` is text on a terminal, else JSON lines")
-    log_level: str = _setting("info", _one_of("debug", "info", "warning", "error"), "word", "least level that is written")
+    log_format: str = _setting(
+        "auto", _one_of("auto", "json", "text"), "word", "`auto` is text on a terminal, else JSON lines"
+    )
+    log_level: str = _setting(
+        "info", _one_of("debug", "info", "warning", "error"), "word", "least level that is written"
+    )
 
 
 def declared() -> list[dataclasses.Field[Any]]:

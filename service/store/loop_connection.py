@@ -43,7 +43,7 @@ class LoopTimer:
             self._connection_class.in_loop(self._handle.cancel)
 
 
-class LoopConnection(Connection):  # type: ignore[misc]  # the driver has no types
+class LoopConnection(Connection):
     """A connection of the loop that :meth:`bound_to` named."""
 
     loop: asyncio.AbstractEventLoop

@@ -7,6 +7,7 @@ SQLite's own lock makes their transactions take turns. The schema is applied on 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import threading
 import time
@@ -121,8 +122,7 @@ class SqliteStore:
 
     async def get_keyed_usages(self, keys: Sequence[str]) -> Results[Sequence[StoredUsage]]:
         sql = (
-            "SELECT CAST(usage AS BLOB), received_at_us FROM keyed_usages WHERE key = ?"
-            " ORDER BY received_at_us, digest"
+            "SELECT CAST(usage AS BLOB), received_at_us FROM keyed_usages WHERE key = ? ORDER BY received_at_us, digest"
         )
 
         def look_up(connection: sqlite3.Connection, key: str) -> Sequence[StoredUsage]:
@@ -156,9 +156,7 @@ class SqliteStore:
 
         return await self._write_group(digests, work)
 
-    async def _write_group(
-        self, group: Sequence[object], work: Callable[[sqlite3.Connection], list[T]]
-    ) -> Results[T]:
+    async def _write_group(self, group: Sequence[object], work: Callable[[sqlite3.Connection], list[T]]) -> Results[T]:
         try:
             return await self._write(work)
         except StoreError as error:
@@ -170,9 +168,7 @@ class SqliteStore:
             raise StoreRefused("the store is not open")
         return await asyncio.get_running_loop().run_in_executor(self._writer, self._transaction, work)
 
-    async def _read_group(
-        self, keys: Sequence[Key], look_up: Callable[[sqlite3.Connection, Key], T]
-    ) -> Results[T]:
+    async def _read_group(self, keys: Sequence[Key], look_up: Callable[[sqlite3.Connection, Key], T]) -> Results[T]:
         def work() -> list[T]:
             connection = self._connect()
             return [look_up(connection, key) for key in keys]
@@ -239,11 +235,9 @@ class SqliteStore:
 
 def _roll_back(connection: sqlite3.Connection) -> None:
     if connection.in_transaction:
-        try:
+        # Where this fails SQLite has rolled back by itself, or the next BEGIN says what is wrong.
+        with contextlib.suppress(sqlite3.Error):
             connection.execute("ROLLBACK")
-        except sqlite3.Error:
-            # SQLite has rolled back by itself, or the next BEGIN says what is wrong.
-            pass
 
 
 def _now_us() -> int:

@@ -1,0 +1,64 @@
+"""What became of a statement: written, certainly not written, or unknown. Pure, and the only place that says so."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+
+from cassandra import AuthenticationFailed, RequestValidationException, Unavailable, UnsupportedOperation
+from cassandra.cluster import NoHostAvailable
+from cassandra.protocol import IsBootstrappingErrorMessage, OverloadedErrorMessage, PreparedQueryNotFound, ProtocolException
+
+ATTEMPTS_MAX = 2
+RETRY_MIN_S = 0.1
+FIRST_ATTEMPT_SHARE = 0.6
+"""Of the time budget, when another node could be asked after the first: a node that hangs does not use it all up."""
+
+
+class Outcome(enum.Enum):
+    """Of one attempt, and of all attempts together."""
+
+    WRITTEN = "written"
+    REFUSED = "refused"
+    UNKNOWN = "unknown"
+
+
+REFUSALS: tuple[type[BaseException], ...] = (
+    NoHostAvailable,  # no connection to send it on; with our retry policy the driver never means "tried and failed" by it
+    Unavailable,  # the coordinator knows of too few live replicas and asked none
+    OverloadedErrorMessage,  # thrown before the coordinator sends anything to a replica
+    IsBootstrappingErrorMessage,
+    RequestValidationException,  # invalid, unauthorized, no such table: turned down before it ran
+    ProtocolException,
+    PreparedQueryNotFound,
+    UnsupportedOperation,
+    AuthenticationFailed,
+)
+"""Errors that prove that nothing was written. Whatever is not listed here leaves it unknown: WriteTimeout, WriteFailure,
+OperationTimedOut, a connection that broke with the statement in flight, ServerError, and what nobody thought of."""
+
+
+def outcome_of(error: BaseException | None) -> Outcome:
+    """Of one attempt that ended with this error, or with none."""
+    if error is None:
+        return Outcome.WRITTEN
+    return Outcome.REFUSED if isinstance(error, REFUSALS) else Outcome.UNKNOWN
+
+
+def verdict(attempts: Sequence[Outcome]) -> Outcome:
+    """Of all attempts at one idempotent statement: a later refusal does not undo an earlier attempt that may have landed."""
+    if Outcome.WRITTEN in attempts:
+        return Outcome.WRITTEN
+    return Outcome.UNKNOWN if Outcome.UNKNOWN in attempts else Outcome.REFUSED
+
+
+def may_try_again(attempts: Sequence[Outcome], *, idempotent: bool, remaining_s: float) -> bool:
+    """Once more after an unknown outcome, while there is time. A refusal stands: it is sure, and asking again is load."""
+    return (
+        idempotent and attempts[-1] is Outcome.UNKNOWN and len(attempts) < ATTEMPTS_MAX and remaining_s >= RETRY_MIN_S
+    )
+
+
+def attempt_timeout_s(attempts: Sequence[Outcome], *, remaining_s: float, other_hosts: bool) -> float:
+    """How long the next attempt may take."""
+    return remaining_s * FIRST_ATTEMPT_SHARE if other_hosts and not attempts else remaining_s

@@ -1,0 +1,275 @@
+"""One driver session on the web instance's event loop: connect, execute with a time limit, close."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import socket
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+from cassandra import AuthenticationFailed, ConsistencyLevel, InvalidRequest, OperationTimedOut
+from cassandra.auth import PlainTextAuthProvider
+from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
+from cassandra.metadata import KeyspaceMetadata
+from cassandra.policies import (
+    ConstantReconnectionPolicy,
+    DCAwareRoundRobinPolicy,
+    HostStateListener,
+    RetryPolicy,
+    TokenAwarePolicy,
+)
+from cassandra.query import tuple_factory
+
+from service.errors import StoreRefused, StoreUnknown
+from service.settings import Settings
+from service.store.cassandra_outcome import Outcome, attempt_timeout_s, may_try_again, outcome_of, verdict
+from service.store.loop_connection import LoopConnection
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Rows = Sequence[tuple[Any, ...]]
+
+CONNECT_TIMEOUT_S = 2.0
+HEARTBEAT_INTERVAL_S = 1.0  # a silent peer is found out after two intervals and the timeout at most
+HEARTBEAT_TIMEOUT_S = 1.5
+RECONNECT_INTERVAL_S = 0.5
+CLOSE_TIMEOUT_S = 3.0
+DRIVER_GRACE_S = 0.5  # the driver keeps the time limits; this is for the day it forgets one
+EXECUTOR_THREADS = 4  # idle but for reconnects, of which one may hang for CONNECT_TIMEOUT_S
+STATEMENTS_IN_FLIGHT_MAX = 128
+
+
+class NeverRetry(RetryPolicy):  # type: ignore[misc]  # the driver has no types
+    """Hands every error to :meth:`CassandraSession.execute`, the one place that decides about another attempt."""
+
+    def _rethrow(self, *_: object, **__: object) -> tuple[int, None]:
+        return self.RETHROW, None
+
+    on_read_timeout = on_write_timeout = on_unavailable = on_request_error = _rethrow
+
+
+class LogNodes(HostStateListener):  # type: ignore[misc]  # the driver has no types
+    """One line when a node comes or goes."""
+
+    def on_up(self, host: Any) -> None:
+        log.info("node is up", extra={"fields": {"node": str(host.endpoint)}})
+
+    def on_down(self, host: Any) -> None:
+        log.warning("node is down", extra={"fields": {"node": str(host.endpoint)}})
+
+    def on_add(self, host: Any) -> None:
+        log.info("node is known", extra={"fields": {"node": str(host.endpoint), "dc": host.datacenter}})
+
+    def on_remove(self, host: Any) -> None:
+        log.info("node has left", extra={"fields": {"node": str(host.endpoint)}})
+
+
+class CassandraSession:
+    """Sends statements and tells, for each, written from certainly not written from unknown."""
+
+    def __init__(self, cluster: Any, session: Any, connection_class: type[LoopConnection], local_dc: str) -> None:
+        self._cluster = cluster
+        self._session = session
+        self._connection_class = connection_class
+        self._loop = connection_class.loop
+        self._slots = asyncio.Semaphore(STATEMENTS_IN_FLIGHT_MAX)
+        self.local_dc = local_dc
+        self.prepared: dict[str, Any] = {}
+
+    @classmethod
+    async def connect(cls, settings: Settings) -> CassandraSession:
+        """Connect on the running loop. Raises StoreRefused with the reason when no node answers."""
+        connection_class = LoopConnection.bound_to(asyncio.get_running_loop())
+        connecting = in_daemon_thread(partial(_connect, settings, connection_class))
+        try:
+            cluster, session, local_dc = await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            connecting.add_done_callback(_shut_down_abandoned)
+            raise
+        return cls(cluster, session, connection_class, local_dc)
+
+    async def prepare(self, keyspace: str, statements: Mapping[str, str]) -> None:
+        """Prepare statements (by name, with ``{keyspace}`` in them). Raises StoreRefused when a table is missing."""
+
+        def work() -> dict[str, Any]:
+            replication = self._session.execute(
+                "SELECT replication FROM system_schema.keyspaces WHERE keyspace_name = %s", (keyspace,)
+            ).one()
+            if replication is None:
+                raise StoreRefused(f"Cassandra has no keyspace {keyspace}; `python -m service schema` makes it")
+            # Token awareness needs this keyspace's replication, not the whole schema that the driver would fetch.
+            options = dict(replication[0])
+            self._cluster.metadata.keyspaces[keyspace] = KeyspaceMetadata(keyspace, True, options.pop("class"), options)
+            return {name: self._session.prepare(text.format(keyspace=f'"{keyspace}"')) for name, text in statements.items()}
+
+        try:
+            self.prepared = await in_daemon_thread(work)
+        except InvalidRequest as error:
+            raise StoreRefused(f"{describe(error)}; `python -m service schema` brings the tables up to date") from error
+        except Exception as error:
+            raise StoreRefused(describe(error)) from error
+
+    @property
+    def alive(self) -> bool:
+        """Is there a connection to send on?"""
+        return bool(self._open_hosts())
+
+    def local_hosts(self) -> int:
+        """How many nodes the local data centre has, up or down."""
+        return sum(host.datacenter == self.local_dc for host in self._cluster.metadata.all_hosts())
+
+    async def execute(self, statement: Any, deadline_s: float, *, idempotent: bool = True) -> Rows:
+        """Run a statement until ``deadline_s`` (the loop's clock). Raises StoreRefused or StoreUnknown."""
+        attempts: list[Outcome] = []
+        error: Exception | None = None
+        host = None
+        async with self._slots:
+            while True:
+                remaining_s = deadline_s - self._loop.time()
+                if remaining_s <= 0:
+                    break
+                hosts = self._open_hosts()
+                timeout_s = attempt_timeout_s(attempts, remaining_s=remaining_s, other_hosts=len(hosts) > 1)
+                future: asyncio.Future[Rows] = self._loop.create_future()
+                response = self._session.execute_async(statement, timeout=timeout_s, host=host)
+                response.add_callbacks(partial(self._answered, future), partial(self._failed, future))
+                try:
+                    async with asyncio.timeout(timeout_s + DRIVER_GRACE_S):
+                        return await future
+                except Exception as caught:
+                    error = caught
+                attempts.append(outcome_of(error))
+                remaining_s = deadline_s - self._loop.time()
+                if not may_try_again(attempts, idempotent=idempotent, remaining_s=remaining_s):
+                    break
+                # The node that just failed is the first of the next plan too, so name another.
+                others = [other for other in self._open_hosts() if other is not response.coordinator_host]
+                others = [other for other in others if other not in response.attempted_hosts]
+                host = random.choice(others) if others else None
+        if verdict(attempts) is Outcome.UNKNOWN:
+            raise StoreUnknown(describe(error)) from error
+        raise StoreRefused(describe(error) if error else "no time was left to send the statement") from error
+
+    async def close(self) -> None:
+        """Close all connections. Returns within CLOSE_TIMEOUT_S; a thread that still waits for a node dies with the process."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await in_daemon_thread(self._cluster.shutdown)
+
+    async def run_blocking(self, work: Callable[[Any], T]) -> T:
+        """Run ``work(driver_session)`` in a thread, for what waits: changes of the schema."""
+        return await in_daemon_thread(partial(work, self._session))
+
+    def _open_hosts(self) -> list[Any]:
+        return [pool.host for pool in tuple(self._session.get_pools()) if pool.open_count and not pool.is_shutdown]
+
+    def _answered(self, future: asyncio.Future[Rows], rows: Rows | None) -> None:
+        self._connection_class.in_loop(_set_result, future, () if rows is None else rows)
+
+    def _failed(self, future: asyncio.Future[Rows], error: Exception) -> None:
+        self._connection_class.in_loop(_set_exception, future, error)
+
+
+def in_daemon_thread(work: Callable[[], T]) -> asyncio.Future[T]:
+    """Run it in a thread that cannot hold up the end of the process, as the default executor's can."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def run() -> None:
+        try:
+            outcome = partial(_set_result, future, work())
+        except BaseException as error:  # noqa: BLE001  # whatever it is belongs to who waits for it
+            outcome = partial(_set_exception, future, error)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+            loop.call_soon_threadsafe(outcome)
+
+    threading.Thread(target=run, name="cassandra-blocking", daemon=True).start()
+    return future
+
+
+def describe(error: BaseException | None) -> str:
+    """One line for logs and for who asks why."""
+    if isinstance(error, NoHostAvailable) and isinstance(error.errors, dict):
+        reasons = "; ".join(f"{host}: {reason}" for host, reason in error.errors.items())
+        return f"no Cassandra node took the statement ({reasons or 'none is connected'})"[:500]
+    return f"{type(error).__name__}: {error}".replace("\n", " ")[:500]
+
+
+def _connect(settings: Settings, connection_class: type[LoopConnection]) -> tuple[Any, Any, str]:
+    local_dc = DCAwareRoundRobinPolicy(local_dc=settings.cassandra_local_dc)
+    profile = ExecutionProfile(
+        load_balancing_policy=TokenAwarePolicy(local_dc),
+        retry_policy=NeverRetry(),
+        consistency_level=ConsistencyLevel.LOCAL_QUORUM,
+        serial_consistency_level=ConsistencyLevel.LOCAL_SERIAL,
+        request_timeout=settings.store_timeout_s,
+        row_factory=tuple_factory,
+    )
+    auth = None
+    if settings.cassandra_username:
+        auth = PlainTextAuthProvider(settings.cassandra_username, settings.cassandra_password)
+    hosts = ", ".join(f"{host}:{port}" for host, port in settings.store.hosts)
+    cluster = None
+    try:
+        cluster = Cluster(
+            contact_points=list(settings.store.hosts),
+            port=settings.store.hosts[0][1],
+            protocol_version=5,
+            compression=False,  # loopback and rack networks carry the bytes for less than the CPU that packs them
+            auth_provider=auth,
+            connection_class=connection_class,
+            # Else every write longer than a segment waits 40 ms for a delayed acknowledgement.
+            sockopts=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
+            execution_profiles={EXEC_PROFILE_DEFAULT: profile},
+            reconnection_policy=ConstantReconnectionPolicy(RECONNECT_INTERVAL_S, max_attempts=None),
+            connect_timeout=CONNECT_TIMEOUT_S,
+            control_connection_timeout=CONNECT_TIMEOUT_S,
+            idle_heartbeat_interval=HEARTBEAT_INTERVAL_S,
+            idle_heartbeat_timeout=HEARTBEAT_TIMEOUT_S,
+            executor_threads=EXECUTOR_THREADS,
+            schema_metadata_enabled=False,
+            monitor_reporting_enabled=False,
+        )
+        session = cluster.connect()
+        session.use_client_timestamp = False  # clocks of web instances decide nothing
+        session.default_timeout = settings.store_timeout_s
+        cluster.register_listener(LogNodes())
+    except Exception as error:
+        known = {host.datacenter for host in cluster.metadata.all_hosts()} - {None} if cluster else set()
+        if cluster:
+            cluster.shutdown()
+        if settings.cassandra_local_dc and known and settings.cassandra_local_dc not in known:
+            raise StoreRefused(f"no node is in data centre {settings.cassandra_local_dc}; there is {known}") from error
+        raise StoreRefused(f"cannot connect to Cassandra at {hosts}: {_reason(error)}") from error
+    return cluster, session, local_dc.local_dc
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, NoHostAvailable) and isinstance(error.errors, dict):
+        errors = list(error.errors.values())
+        for cause in errors:
+            if isinstance(cause, AuthenticationFailed):
+                return describe(cause)
+        return "; ".join(sorted({"no answer in time" if isinstance(e, OperationTimedOut) else str(e) for e in errors}))
+    return describe(error)
+
+
+def _shut_down_abandoned(connecting: asyncio.Future[tuple[Any, Any, str]]) -> None:
+    if not connecting.cancelled() and connecting.exception() is None:
+        threading.Thread(target=connecting.result()[0].shutdown, name="cassandra-shutdown", daemon=True).start()
+
+
+def _set_result(future: asyncio.Future[T], result: T) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def _set_exception(future: asyncio.Future[Any], error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)
