@@ -7,6 +7,7 @@ table is compared with these declarations by a test.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -60,30 +61,42 @@ def _host(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def _int(low: int, high: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            raise ValueError(f"is no whole number from {low} to {high}") from None
-        if not low <= value <= high:
-            raise ValueError(f"is not from {low} to {high}")
-        return value
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """A whole number within bounds."""
 
-    return parse
+    low: int
+    high: int
+
+    @property
+    def bounds(self) -> str:
+        return f"{self.low}–{self.high}"
+
+    def __call__(self, text: str) -> int:
+        if not text.isascii() or not text.isdigit() or not self.low <= int(text) <= self.high:
+            raise ValueError(f"is no whole number from {self.low} to {self.high}")
+        return int(text)
 
 
-def _seconds(low: float, high: float) -> Callable[[str], float]:
-    def parse(text: str) -> float:
+@dataclass(frozen=True, slots=True)
+class _Seconds:
+    """A number of seconds within bounds."""
+
+    low: float
+    high: float
+
+    @property
+    def bounds(self) -> str:
+        return f"{self.low:g}–{self.high:g}"
+
+    def __call__(self, text: str) -> float:
         try:
             value = float(text)
         except ValueError:
-            raise ValueError(f"is no number of seconds from {low:g} to {high:g}") from None
-        if not low <= value <= high:
-            raise ValueError(f"is not from {low:g} to {high:g} seconds")
+            value = math.nan
+        if not self.low <= value <= self.high:
+            raise ValueError(f"is no number of seconds from {self.low:g} to {self.high:g}")
         return value
-
-    return parse
 
 
 def _one_of(*words: str) -> Callable[[str], str]:
@@ -110,8 +123,10 @@ def _origins(text: str) -> tuple[str, ...]:
 
 
 def _setting(default: str, parse: Callable[[str], Any], unit: str, what: str, *, secret: bool = False) -> Any:
+    """A declaration: what :func:`read_settings` parses with, and what README's table says."""
+    bounds = getattr(parse, "bounds", "")
     return dataclasses.field(
-        metadata={"default": default, "parse": parse, "unit": unit, "what": what, "secret": secret}
+        metadata={"default": default, "parse": parse, "unit": unit, "bounds": bounds, "what": what, "secret": secret}
     )
 
 
@@ -126,13 +141,13 @@ class Settings:
         "`sqlite:///PATH` or `cassandra://HOST[:PORT],HOST/KEYSPACE`",
     )
     listen_host: str = _setting("127.0.0.1", _text, "address", "where the web instance listens")
-    listen_port: int = _setting("8080", _int(0, 65535), "port", "0 takes a free one")
+    listen_port: int = _setting("8080", _Whole(0, 65535), "port", "0 takes a free one")
     workers: int = _setting(
-        "1", _int(1, 256), "processes", "processes that share the port (and, with SQLite, the file)"
+        "1", _Whole(1, 256), "processes", "processes that share the port (and, with SQLite, the file)"
     )
 
-    usage_bytes_max: int = _setting("102400", _int(2, 8 << 20), "bytes", "largest body of a usage; more is a 413")
-    message_bytes_max: int = _setting("1048576", _int(1, 8 << 20), "bytes", "largest message as UTF-8; more is a 413")
+    usage_bytes_max: int = _setting("102400", _Whole(2, 8 << 20), "bytes", "largest body of a usage; more is a 413")
+    message_bytes_max: int = _setting("1048576", _Whole(1, 8 << 20), "bytes", "largest message as UTF-8; more is a 413")
     message_cache_control: str = _setting(
         "no-cache",
         _header_value,
@@ -140,54 +155,56 @@ class Settings:
         "`Cache-Control` of a message: kept, but asked about again, so a DELETE shows",
     )
     requests_in_flight_max: int = _setting(
-        "10000", _int(1, 1_000_000), "requests", "requests at work in one process; more is a 503"
+        "10000", _Whole(1, 1_000_000), "requests", "requests at work in one process; more is a 503"
     )
     body_bytes_in_flight_max: int = _setting(
-        "268435456", _int(1 << 20, 1 << 40), "bytes", "bodies held by one process; more is a 503"
+        "268435456", _Whole(1 << 20, 1 << 40), "bytes", "bodies held by one process; more is a 503"
     )
     cors_origins: tuple[str, ...] = _setting("", _origins, "origins", "comma-separated origins for CORS; empty is off")
 
-    group_size_max: int = _setting("256", _int(1, 4096), "items", "most items of one group commit")
+    group_size_max: int = _setting("256", _Whole(1, 4096), "items", "most items of one group commit")
     group_bytes_max: int = _setting(
-        "1048576", _int(1024, 12 << 20), "bytes", "most bytes of one group; one item may be larger"
+        "1048576", _Whole(1024, 12 << 20), "bytes", "most bytes of one group; one item may be larger"
     )
-    groups_in_flight_max: int = _setting("1", _int(1, 64), "groups", "groups of one kind that the store has at once")
-    queue_size_max: int = _setting("20000", _int(1, 10_000_000), "items", "items of one kind that wait; more is a 503")
+    groups_in_flight_max: int = _setting("1", _Whole(1, 64), "groups", "groups of one kind that the store has at once")
+    queue_size_max: int = _setting(
+        "20000", _Whole(1, 10_000_000), "items", "items of one kind that wait; more is a 503"
+    )
     queue_bytes_max: int = _setting(
-        "67108864", _int(1024, 1 << 40), "bytes", "bytes of one kind that wait; more is a 503"
+        "67108864", _Whole(1024, 1 << 40), "bytes", "bytes of one kind that wait; more is a 503"
     )
     queue_wait_max_s: float = _setting(
-        "0.8", _seconds(0.01, 60), "seconds", "longest wait before being sent; then a 503"
+        "0.8", _Seconds(0.01, 60), "seconds", "longest wait before being sent; then a 503"
     )
-    id_lease_size: int = _setting("131072", _int(1024, 1 << 32), "ids", "ids that an instance leases at a time")
+    id_lease_size: int = _setting("131072", _Whole(1024, 1 << 32), "ids", "ids that an instance leases at a time")
 
     store_timeout_s: float = _setting(
-        "2.5", _seconds(0.05, 60), "seconds", "longest wait for the store once a group was sent; then a 504"
+        "2.5", _Seconds(0.05, 60), "seconds", "longest wait for the store once a group was sent; then a 504"
     )
     cassandra_replication_factor: int = _setting(
-        "1", _int(1, 9), "replicas", "copies of each row, set by `schema`: 1 for one node, 3 for three"
+        "1", _Whole(1, 9), "replicas", "copies of each row, set by `schema`: 1 for one node, 3 for three"
     )
     cassandra_local_dc: str = _setting("", _text, "name", "data centre to talk to; empty takes that of the first host")
     cassandra_username: str = _setting("", _text, "name", "user, when Cassandra asks for one")
     cassandra_password: str = _setting("", _text, "secret", "its password", secret=True)
     cassandra_clock_skew_max_s: float = _setting(
         "0.05",
-        _seconds(0, 10),
+        _Seconds(0, 10),
         "seconds",
         "how far the clocks of Cassandra's nodes may differ; a DELETE may wait so long",
     )
     sqlite_busy_timeout_s: float = _setting(
-        "2", _seconds(0.01, 60), "seconds", "longest wait for another process's transaction; then a 503"
+        "2", _Seconds(0.01, 60), "seconds", "longest wait for another process's transaction; then a 503"
     )
 
     keep_alive_s: float = _setting(
-        "75", _seconds(1, 3600), "seconds", "idle connections stay open so long; longer than HAProxy's"
+        "75", _Seconds(1, 3600), "seconds", "idle connections stay open so long; longer than HAProxy's"
     )
     drain_delay_s: float = _setting(
-        "3.5", _seconds(0, 300), "seconds", "after SIGTERM: unready but still serving, until HAProxy has seen it"
+        "3.5", _Seconds(0, 300), "seconds", "after SIGTERM: unready but still serving, until HAProxy has seen it"
     )
     drain_timeout_s: float = _setting(
-        "20", _seconds(0.1, 600), "seconds", "after that: longest wait for requests in flight"
+        "20", _Seconds(0.1, 600), "seconds", "after that: longest wait for requests in flight"
     )
 
     log_format: str = _setting(

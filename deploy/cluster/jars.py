@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 from deploy.cluster.cassandra import java_major
-from deploy.cluster.child import ended_in_time, popen
+from deploy.cluster.child import ended_in_time, spawn
 from deploy.cluster.errors import ClusterError
 
 JAVA_MAJOR = 17
@@ -78,7 +78,7 @@ async def cassandra_jars(root: Path, log: Path, say: Callable[[str], None]) -> P
     if (home / "lib").is_dir():
         return home / "lib"
     home.parent.mkdir(parents=True, exist_ok=True)
-    async with _locked(home.with_suffix(".lock"), say):
+    async with _locked(home.with_name(f"{home.name}.lock"), say):
         if not (home / "lib").is_dir():
             await _download(pom, home, log, say)
     return home / "lib"
@@ -91,22 +91,18 @@ async def _download(pom: Path, home: Path, log: Path, say: Callable[[str], None]
     shutil.rmtree(unfinished, ignore_errors=True)
     say(f"downloading {home.name} from Maven Central (about 70 MB, once; log: {log})")
     command = ["mvn", "-B", "-ntp", "-f", str(pom), "dependency:copy-dependencies"]
-    process = popen(
-        [*command, f"-DoutputDirectory={unfinished}/lib", "-DincludeScope=runtime", "-Dmdep.useBaseVersion=true"],
-        dict(os.environ),
-        pom.parent,
-        log,
-    )
+    command += [f"-DoutputDirectory={unfinished}/lib", "-DincludeScope=runtime"]
+    process = await spawn(command, os.environ, pom.parent, log)
     try:
-        deadline = asyncio.get_running_loop().time() + DOWNLOAD_TIMEOUT_S
-        while not await ended_in_time(process, 10):
-            say(f"downloading: {len(list(unfinished.glob('lib/*.jar')))} jars in place")
-            if asyncio.get_running_loop().time() > deadline:
-                raise ClusterError(f"the download of Cassandra took over {DOWNLOAD_TIMEOUT_S} s; see {log}")
+        async with asyncio.timeout(DOWNLOAD_TIMEOUT_S):
+            while not await ended_in_time(process, 10):
+                say(f"downloading: {len(list(unfinished.glob('lib/*.jar')))} jars in place")
+    except TimeoutError:
+        raise ClusterError(f"the download of Cassandra took over {DOWNLOAD_TIMEOUT_S} s; see {log}") from None
     finally:
-        if process.poll() is None:
+        if process.returncode is None:
             process.kill()
-            process.wait()
+            await process.wait()
     if process.returncode != 0 or not list(unfinished.glob("lib/cassandra-all-*.jar")):
         raise ClusterError(f"Maven could not download Cassandra (exit status {process.returncode}); see {log}")
     for jar in unfinished.glob("lib/*.jar"):
