@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from typing import Any
 
 from fastapi.middleware.cors import CORSMiddleware
 
-from service import health, metrics
-from service.errors import Problem, StoreError, problem_of
-from service.http import ClientLeft, Message, Receive, Request, Response, Scope, Send, problem_response
+from service import health
+from service.errors import Problem
+from service.http import ClientLeft, Message, Receive, Request, Response, Scope, Send
 from service.instance import Instance
+from service.reporting import Reporter
 from service.routes import Resource, Routes
 from service.settings import Settings
 from service.store import Store
-
-log = logging.getLogger(__name__)
 
 LINGER_BYTES_MAX = 1 << 20
 LINGER_S = 1.0
@@ -32,12 +30,11 @@ class Application:
         self.settings = settings
         self._store = store
         self._cold = health.cold_app(lambda: self.instance)
-        self._counted: dict[tuple[str, str, int], Any] = {}
-        self._timed: dict[str, Any] = {}
 
     def start(self) -> None:
         """Build the instance in the running event loop, and the table of its routes."""
         self.instance = instance = Instance(self.settings, self._store)
+        self.reporter = Reporter(instance.retry_after_s)
         usages, messages = instance.usages, instance.messages
         self.hot = Routes(
             [
@@ -83,9 +80,9 @@ class Application:
             except ClientLeft:
                 return
             except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer and the log its trace
-                response = self._problem_response(error, request, started_s)
+                response = self.reporter.problem(error, request.request_id, method, path, started_s)
             await self._send(request, response, send)
-            self._count(template, method, response.status, time.perf_counter() - started_s)
+            self.reporter.count(template, method, response.status, time.perf_counter() - started_s)
         finally:
             admission.requests -= 1
             admission.body_bytes -= request.body_bytes
@@ -131,48 +128,6 @@ class Application:
         if left:
             await _linger(request)
             await send({"type": "http.response.body", "body": b""})
-
-    def _count(self, template: str, method: str, status: int, seconds: float) -> None:
-        key = (template, method, status)
-        counter = self._counted.get(key)
-        if counter is None:
-            # Whatever a client invents as a method is counted as one: labels must not grow without bound.
-            known = method if method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS") else "other"
-            counter = metrics.REQUESTS.labels(template, known, status)
-            if known == method:
-                self._counted[key] = counter
-        counter.inc()
-        timer = self._timed.get(template)
-        if timer is None:
-            timer = self._timed[template] = metrics.REQUEST_SECONDS.labels(template)
-        timer.observe(seconds)
-
-    def _problem_response(self, error: Exception, request: Request, started_s: float) -> Response:
-        if isinstance(error, Problem):
-            problem = error
-        elif isinstance(error, StoreError):
-            problem = problem_of(error)
-        else:
-            log.error("a bug", exc_info=error, extra={"fields": {"request_id": request.request_id}})
-            problem = Problem(500, "internal_error", "The service failed; whether anything was stored is unknown.")
-        self._log(problem, request, started_s)
-        return problem_response(problem, request.request_id, self.instance.retry_after_s())
-
-    def _log(self, problem: Problem, request: Request, started_s: float) -> None:
-        metrics.REFUSED.labels(problem.code).inc()
-        level = logging.WARNING if problem.status >= 500 else logging.INFO
-        if log.isEnabledFor(level):
-            fields = {
-                "request_id": request.request_id,
-                "method": request.scope["method"],
-                "path": request.scope["path"],
-                "status": problem.status,
-                "code": problem.code,
-                "duration_ms": round((time.perf_counter() - started_s) * 1000, 1),
-            }
-            if problem.field:
-                fields["field"] = problem.field
-            log.log(level, "failed" if problem.status >= 500 else "refused", extra={"fields": fields})
 
 
 def create_app(settings: Settings, store: Store | None = None) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ Result = TypeVar("Result")
 
 RATE_WINDOW_S = 0.25
 """How many seconds of the store's work the measured rate remembers: some tens of groups."""
+
+FAILING_S = 5.0
+"""A group that failed so recently stands for the store as it is now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +100,7 @@ class GroupCommit(Generic[Item, Result]):
         self._launch_scheduled = False
         self._expiry: asyncio.TimerHandle | None = None
         self._written_at_s = self._loop.time()
-        self._failing = False
+        self._failed_at_s = -math.inf
         self._closing = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -146,8 +150,9 @@ class GroupCommit(Generic[Item, Result]):
         While the store takes nothing: half as long again as it has been silent, so that
         callers come back less often the longer it lasts.
         """
-        if self._failing:
-            return (self._loop.time() - self._written_at_s) / 2
+        now_s = self._loop.time()
+        if now_s - self._failed_at_s < FAILING_S:
+            return (now_s - self._written_at_s) / 2
         return self.waiting / max(self.rate_per_s * self.limits.groups_in_flight_max, 1.0)
 
     async def close(self, timeout_s: float) -> None:
@@ -180,7 +185,7 @@ class GroupCommit(Generic[Item, Result]):
             self._idle.set()
 
     async def _flush(self, group: list[Entry[Item, Result]]) -> None:
-        started_s = self._loop.time()
+        started_s = time.perf_counter()  # the loop's own clock may stand still for a millisecond
         results: Sequence[Result | StoreError]
         try:
             results = await self._commit([entry.item for entry in group])
@@ -200,7 +205,7 @@ class GroupCommit(Generic[Item, Result]):
             for entry, result in zip(group, results, strict=True):
                 written += not isinstance(result, StoreError)
                 _settle(entry.future, result)
-            seconds = self._loop.time() - started_s
+            seconds = time.perf_counter() - started_s
             self._rate(written, seconds)
             self._observe(self.name, len(group), seconds)
             self._launch()
@@ -208,9 +213,11 @@ class GroupCommit(Generic[Item, Result]):
     def _rate(self, written: int, seconds: float) -> None:
         weight = 1 - math.exp(-seconds / RATE_WINDOW_S)
         self.rate_per_s += (written / max(seconds, 1e-6) - self.rate_per_s) * weight
-        self._failing = not written
         if written:
             self._written_at_s = self._loop.time()
+            self._failed_at_s = -math.inf
+        else:
+            self._failed_at_s = self._loop.time()
 
     def _expire(self) -> None:
         if self._expiry is not None:

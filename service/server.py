@@ -8,6 +8,7 @@ drain, the store closes, exit 0. uvicorn alone closes the socket first, and clie
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import signal
 import socket
@@ -18,6 +19,7 @@ import uvicorn
 
 from service.app import Application, create_app
 from service.listening import BACKLOG
+from service.protocol import Protocol
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -28,7 +30,8 @@ def serve(settings: Settings, bound: socket.socket, parent_gone: int | None = No
     app = create_app(settings)
     config = uvicorn.Config(
         app,
-        http="httptools",
+        # With CORS every answer needs headers of the middleware: then there is no short way.
+        http=functools.partial(Protocol, application=app) if isinstance(app, Application) else "httptools",  # type: ignore[arg-type]
         loop="uvloop",
         ws="none",
         lifespan="on",

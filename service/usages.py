@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -44,8 +45,12 @@ class Usages:
         parsing.check_usage(body)
         if key is not None:
             return await self._post_keyed(key, body)
-        id_ = b"%d" % await self._by_id.submit(body, len(body))
+        id_ = b"%d" % await self.submit(body)
         return Response(201, b'{"id": %b}' % id_, [JSON, (b"location", b"/api/usages/%b" % id_)])
+
+    def submit(self, body: bytes) -> asyncio.Future[int]:
+        """Queue a usage that was checked; the future carries its id. Raises QueueFull or Closing."""
+        return self._by_id.submit(body, len(body))
 
     async def get(self, _: Request, text: str) -> Response:
         """One usage by its integer id."""

@@ -62,9 +62,7 @@ def node_settings(node: int, ports: CassandraPorts, data: Path) -> dict[str, str
         "native_transport_port": str(ports.cql),
         "storage_port": str(ports.storage),
         "data_file_directories": f"\n    - {data}/data",
-        **{
-            f"{what}_directory": f"{data}/{what}" for what in ("commitlog", "hints", "saved_caches", "cdc_raw")
-        },
+        **{f"{what}_directory": f"{data}/{what}" for what in ("commitlog", "hints", "saved_caches", "cdc_raw")},
         "seed_provider": (
             "\n    - class_name: org.apache.cassandra.locator.SimpleSeedProvider"
             f'\n      parameters:\n          - seeds: "{",".join(addresses)}"'
@@ -72,8 +70,15 @@ def node_settings(node: int, ports: CassandraPorts, data: Path) -> dict[str, str
     }
 
 
-DROPPED = ("broadcast_address", "broadcast_rpc_address", "listen_interface", "rpc_interface", "ssl_storage_port",
-           "allocate_tokens_for_local_replication_factor", "allocate_tokens_for_keyspace")
+DROPPED = (
+    "broadcast_address",
+    "broadcast_rpc_address",
+    "listen_interface",
+    "rpc_interface",
+    "ssl_storage_port",
+    "allocate_tokens_for_local_replication_factor",
+    "allocate_tokens_for_keyspace",
+)
 
 
 def with_settings(template: str, settings: Mapping[str, str], dropped: Sequence[str] = DROPPED) -> str:
@@ -121,7 +126,7 @@ def java_command(java: str, jars: Path, conf: Path, data: Path, heap_size: str) 
         "-XX:+PerfDisableSharedMem",
         "-XX:+ExitOnOutOfMemoryError",
         f"-XX:ErrorFile={data}/hs_err_%p.log",
-        f"-Djava.io.tmpdir={data}/tmp",
+        f"-Djava.io.tmpdir={data / 'tmp'}",
         "-Djava.net.preferIPv4Stack=true",
         "-Djdk.attach.allowAttachSelf=true",
         "-Dio.netty.tryReflectionSetAccessible=true",

@@ -121,6 +121,10 @@ class Child:
         """Whether its process is there."""
         return self._process is not None and self._process.returncode is None
 
+    def has_died(self) -> bool:
+        """Whether it ended without having been asked to."""
+        return self.wanted and not self.running
+
     @property
     def ended(self) -> str:
         """How its last process ended, in words."""

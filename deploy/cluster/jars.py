@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import glob
 import os
 import platform
 import re
@@ -47,7 +46,7 @@ def cache_directory(root: Path, environment: Mapping[str, str]) -> Path:
 
 def find_java(environment: Mapping[str, str]) -> str | None:
     """A Java 17: JAVA_HOME's, the one on PATH, or one of the system's; None when there is none."""
-    homes = [environment.get("JAVA_HOME", ""), *sorted(glob.glob("/usr/lib/jvm/*17*"))]
+    homes = [environment.get("JAVA_HOME", ""), *sorted(map(str, Path("/usr/lib/jvm").glob("*17*")))]
     candidates = [f"{home}/bin/java" for home in homes if home]
     on_path = shutil.which("java")
     if on_path:
@@ -86,7 +85,9 @@ async def cassandra_jars(root: Path, log: Path, say: Callable[[str], None]) -> P
 
 async def _download(pom: Path, home: Path, log: Path, say: Callable[[str], None]) -> None:
     if not shutil.which("mvn"):
-        raise ClusterError("Cassandra is not downloaded yet, and Maven (mvn) is missing: `make system-packages` installs it")
+        raise ClusterError(
+            "Cassandra is not downloaded yet, and Maven (mvn) is missing: `make system-packages` installs it"
+        )
     unfinished = home.with_name(f"{home.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     say(f"downloading {home.name} from Maven Central (about 70 MB, once; log: {log})")

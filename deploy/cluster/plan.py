@@ -106,7 +106,9 @@ class PortPicker:
             return saved
         if nodes == 1:
             return CassandraPorts(nodes, self.free(addresses), self.free(addresses))
-        raise ClusterError(f"ports {saved.cql} and {saved.storage}, by which the saved nodes know each other, are taken")
+        raise ClusterError(
+            f"ports {saved.cql} and {saved.storage}, by which the saved nodes know each other, are taken"
+        )
 
 
 def node_addresses(nodes: int) -> list[str]:

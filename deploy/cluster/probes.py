@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import http.client
+import io
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 PROBE_TIMEOUT_S = 2.0
 ANSWER_BYTES_MAX = 4 << 20
@@ -32,10 +35,27 @@ async def http_get(address: str, port: int, path: str) -> tuple[int, str]:
         writer.write(f"GET {path} HTTP/1.1\r\nHost: {address}:{port}\r\nConnection: close\r\n\r\n".encode())
         return await reader.read(-1)
 
-    head, _, body = (await _converse(address, port, talk)).partition(b"\r\n\r\n")
-    words = head.split(None, 2)
-    status = int(words[1]) if len(words) > 1 and words[0].startswith(b"HTTP/") and words[1].isdigit() else 0
-    return status, body.decode(errors="replace")
+    return parse_answer(await _converse(address, port, talk))
+
+
+class _Received:
+    """Bytes in the shape of a socket, which is where http.client reads from."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def makefile(self, _mode: str) -> io.BytesIO:
+        return io.BytesIO(self._data)
+
+
+def parse_answer(data: bytes) -> tuple[int, str]:
+    """Status and body of an HTTP answer, chunked or not; (0, "") when it is none."""
+    response = http.client.HTTPResponse(cast(socket.socket, _Received(data)))
+    try:
+        response.begin()
+        return response.status, response.read().decode(errors="replace")
+    except (http.client.HTTPException, ValueError):
+        return 0, ""
 
 
 async def is_ready(address: str, port: int) -> bool:

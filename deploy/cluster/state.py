@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.cluster.errors import ClusterError
-from deploy.cluster.plan import CassandraPorts
+from deploy.cluster.plan import KEYSPACE, CassandraPorts
 
 STATE = "state.json"
 CONTROL = "control.sock"
@@ -87,3 +87,28 @@ def held(state_dir: Path) -> Iterator[None]:
 def _clear(state_dir: Path) -> None:
     for name in (STATE, CONTROL):
         (state_dir / name).unlink(missing_ok=True)
+
+
+def document(
+    urls: dict[str, str | None], nodes: list[str], cql_port: int, processes: list[ProcessState]
+) -> dict[str, Any]:
+    """The content of state.json."""
+    return {
+        **urls,
+        "pid": os.getpid(),
+        "cassandra": {"hosts": nodes, "port": cql_port, "keyspace": KEYSPACE},
+        "processes": [asdict(process) for process in processes],
+    }
+
+
+@contextlib.contextmanager
+def short_path(path: Path) -> Iterator[str]:
+    """Another name of a socket, short enough for the kernel's 108 bytes wherever the state directory is."""
+    if len(os.fsencode(path)) < 100 or not Path("/proc/self/fd").is_dir():
+        yield str(path)
+        return
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{directory}/{path.name}"
+    finally:
+        os.close(directory)

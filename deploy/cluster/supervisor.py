@@ -134,13 +134,16 @@ class Supervisor:
         if member.role == "cassandra":
             await self._wait(child, self._knows_all_nodes(member), CASSANDRA_TIMEOUT_S)
         elif member.role == "web":
-            await self._wait(child, lambda: probes.is_ready(member.address, member.port), WEB_TIMEOUT_S)
+            await self._wait(child, self._answers_ready(member), WEB_TIMEOUT_S)
             if "haproxy" in self.children and self.children["haproxy"].running:
                 await self._wait(child, self._haproxy_uses({child.name}), HAPROXY_TIMEOUT_S)
         else:
             running = {web.name for web in self.role("web") if web.running}
             await self._wait(child, self._haproxy_uses(running), HAPROXY_TIMEOUT_S)
-            await self._wait(child, lambda: probes.is_ready(member.address, member.port), HAPROXY_TIMEOUT_S)
+            await self._wait(child, self._answers_ready(member), HAPROXY_TIMEOUT_S)
+
+    def _answers_ready(self, member: plan.Member) -> Callable[[], Awaitable[bool]]:
+        return lambda: probes.is_ready(member.address, member.port)
 
     def _knows_all_nodes(self, member: plan.Member) -> Callable[[], Awaitable[bool]]:
         async def ready() -> bool:
@@ -163,7 +166,9 @@ class Supervisor:
             if await ready():
                 return
             if time.monotonic() > deadline:
-                raise ClusterError(f"{child.name} was not ready within {timeout_s:g} s; its log ends:\n{tail(child.log)}")
+                raise ClusterError(
+                    f"{child.name} was not ready within {timeout_s:g} s; its log ends:\n{tail(child.log)}"
+                )
             await asyncio.sleep(0.1)
 
     # --- watching
@@ -174,7 +179,7 @@ class Supervisor:
             began = time.monotonic()
             pid = child.pid
             await child.wait()
-            if not child.wanted:
+            if not child.has_died():
                 break
             then = "it is started again" if self.options.restart else "it stays dead (RESTART=1 would start it again)"
             self.say(f"{child.name} (pid {pid}) {child.ended}; {then}. Its log: {child.log}")
@@ -183,7 +188,7 @@ class Supervisor:
                 break
             deaths = 1 if time.monotonic() - began > STEADY_S else deaths + 1
             await asyncio.sleep(0 if deaths == 1 else min(2.0**deaths, RESTART_DELAY_MAX_S))
-            if not child.wanted or child.running:
+            if not child.has_died():
                 break
             await child.start()
             self.say(f"{child.name} runs again (pid {child.pid})")
@@ -194,11 +199,15 @@ class Supervisor:
 
     async def stop_one(self, name: str) -> int:
         """Stop a process in good order; it stays stopped. Its exit status."""
-        return await self._child(name).stop()
+        status = await self._child(name).stop()
+        self.write_state()
+        return status
 
     async def kill_one(self, name: str) -> int:
         """Kill a process; it stays dead."""
-        return await self._child(name).kill()
+        status = await self._child(name).kill()
+        self.write_state()
+        return status
 
     async def start_one(self, name: str, *, wait: bool = True) -> int:
         """Start a process that ended, where it was; its pid. Returns when it is ready unless told not to wait."""
@@ -236,8 +245,8 @@ class Supervisor:
                 self._add(self.launcher.web(member, self.ports))
                 await self._launch(self.children[name])
             for name in names:
-                child, member = self.children[name], self.children[name].member
-                await self._wait(child, lambda m=member: probes.is_ready(m.address, m.port), WEB_TIMEOUT_S)
+                child = self.children[name]
+                await self._wait(child, self._answers_ready(child.member), WEB_TIMEOUT_S)
         except BaseException:
             for name in names:
                 if name in self.children:
@@ -276,7 +285,9 @@ class Supervisor:
                 self.say(f"stopping {', '.join(child.name for child in running)}")
             ends = await asyncio.gather(*(child.stop() for child in running))
             clean = clean and -signal.SIGKILL not in ends
-        await asyncio.gather(*self._watchers)
+        for watcher in self._watchers:
+            watcher.cancel()
+        await asyncio.gather(*self._watchers, return_exceptions=True)
         return clean and not self._hurried
 
     def hurry(self) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from cassandra import AuthenticationFailed, ConsistencyLevel, InvalidRequest, OperationTimedOut
+from cassandra import AuthenticationFailed, ConsistencyLevel, DriverException, InvalidRequest, OperationTimedOut
 from cassandra.auth import PlainTextAuthProvider
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
 from cassandra.metadata import KeyspaceMetadata
@@ -43,6 +43,9 @@ CLOSE_TIMEOUT_S = 3.0
 DRIVER_GRACE_S = 0.5  # the driver keeps the time limits; this is for the day it forgets one
 EXECUTOR_THREADS = 4  # idle but for reconnects, of which one may hang for CONNECT_TIMEOUT_S
 STATEMENTS_IN_FLIGHT_MAX = 128
+
+UNREACHABLE = (NoHostAvailable, DriverException, OSError)
+"""What connecting and preparing raise when it is Cassandra's or the network's doing; anything else is a bug of ours."""
 
 
 class NeverRetry(RetryPolicy):  # type: ignore[misc]  # the driver has no types
@@ -112,7 +115,7 @@ class CassandraSession:
             self.prepared = await in_daemon_thread(work)
         except InvalidRequest as error:
             raise StoreRefused(f"{describe(error)}; `python -m service schema` brings the tables up to date") from error
-        except Exception as error:
+        except UNREACHABLE as error:
             raise StoreRefused(describe(error)) from error
 
     @property
@@ -238,9 +241,8 @@ def _connect(settings: Settings, connection_class: type[LoopConnection]) -> tupl
         )
         session = cluster.connect()
         session.use_client_timestamp = False  # clocks of web instances decide nothing
-        session.default_timeout = settings.store_timeout_s
         cluster.register_listener(LogNodes())
-    except Exception as error:
+    except UNREACHABLE as error:
         known = {host.datacenter for host in cluster.metadata.all_hosts()} - {None} if cluster else set()
         if cluster:
             cluster.shutdown()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import socket
 import ssl
 from collections.abc import Sequence
@@ -59,7 +60,15 @@ class Wire:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave, whatever is on its way."""
         self._socket.close()
+
+    def readable(self, wait_s: float) -> bool:
+        """Whether an answer, or the end, has begun to arrive."""
+        return bool(self._buffer) or bool(select.select([self._socket], [], [], wait_s)[0])
 
     def send(self, data: bytes) -> None:
         """Raises Closed when nobody takes it any more."""
