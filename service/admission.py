@@ -13,9 +13,10 @@ RETRY_AFTER_MAX_S = 30
 class Admission:
     """Counts the requests at work and the bytes of their bodies against their bounds."""
 
-    __slots__ = ("body_bytes", "body_bytes_max", "requests", "requests_max")
+    __slots__ = ("body_bytes", "body_bytes_max", "body_timeout_s", "requests", "requests_max")
 
-    def __init__(self, requests_max: int, body_bytes_max: int) -> None:
+    def __init__(self, requests_max: int, body_bytes_max: int, body_timeout_s: float) -> None:
+        self.body_timeout_s = body_timeout_s
         self.requests = 0
         self.requests_max = requests_max
         self.body_bytes = 0
@@ -38,6 +39,16 @@ class Admission:
         if self.body_bytes + size > self.body_bytes_max:
             raise Problem(503, "overloaded", "Too many bytes are being handled. Nothing was stored; try again later.")
         self.body_bytes += size
+
+
+def body_too_slow() -> Problem:
+    """The 408 for a body that was not whole in time; the connection ends with it."""
+    return Problem(
+        408,
+        "request_timeout",
+        "The body did not arrive in time. Nothing was stored.",
+        headers=((b"connection", b"close"),),
+    )
 
 
 def retry_after_s(expected_wait_s: float, random: float) -> int:

@@ -5,6 +5,7 @@ Plain ASGI and no framework: on the path of a write, every layer costs more than
 
 from __future__ import annotations
 
+import asyncio
 import http
 import os
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -13,7 +14,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from service.admission import Admission
+from service.admission import Admission, body_too_slow
 from service.errors import Problem
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -76,13 +77,23 @@ class Request:
         return int(text[:20])
 
     async def body(self, bytes_max: int) -> bytes:
-        """The whole body. Raises Problem 413 as soon as it is known to be too large, and reads no further."""
+        """The whole body. Raises Problem 413 as soon as it is known to be too large, and reads no further.
+
+        Raises Problem 408 when it is not whole in time.
+        """
         length = self.declared_length()
         if length is not None and length > bytes_max:
             raise self._too_large(bytes_max)
-        message = await self.receive()
+        try:
+            async with asyncio.timeout(self.admission.body_timeout_s):
+                return await self._read(bytes_max)
+        except TimeoutError:
+            raise body_too_slow() from None
+
+    async def _read(self, bytes_max: int) -> bytes:
         parts: list[bytes] = []
         while True:
+            message = await self.receive()
             if message["type"] == "http.disconnect":
                 raise ClientLeft
             part: bytes = message.get("body", b"")
@@ -90,11 +101,10 @@ class Request:
             self.body_bytes += len(part)
             if self.body_bytes > bytes_max:
                 raise self._too_large(bytes_max)
+            parts.append(part)
             if not message.get("more_body"):
                 self.body_seen = True
-                return b"".join([*parts, part]) if parts else part
-            parts.append(part)
-            message = await self.receive()
+                return b"".join(parts)
 
     def body_left(self) -> bool:
         """Whether much of the body may still be on its way (a little is read by the server anyway)."""

@@ -31,7 +31,9 @@ class Instance:
         self.settings = settings
         self.store = store or open_store(settings)
         self.ids = IdAllocator(self.store.lease_ids, self.store.return_ids, settings.id_lease_size)
-        self.admission = Admission(settings.requests_in_flight_max, settings.body_bytes_in_flight_max)
+        self.admission = Admission(
+            settings.requests_in_flight_max, settings.body_bytes_in_flight_max, settings.body_timeout_s
+        )
         limits = Limits(
             group_size_max=settings.group_size_max,
             group_bytes_max=settings.group_bytes_max,

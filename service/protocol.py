@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service import parsing
+from service.admission import body_too_slow
 from service.errors import Problem, StoreError
 from service.http import request_id
 
@@ -53,6 +54,7 @@ class Shortcut:
         "response_complete",
         "sent",
         "started_s",
+        "timer",
         "x_request_id",
     )
 
@@ -63,6 +65,7 @@ class Shortcut:
         self.x_request_id = x_request_id
         self.started_s = time.perf_counter()
         self.body = b""
+        self.timer: asyncio.TimerHandle | None = None
         self.sent = False
         self.disconnected = False
         self.keep_alive = True
@@ -77,6 +80,14 @@ class Protocol(HttpToolsProtocol):
     def __init__(self, *args: Any, application: Application, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._application = application
+
+    def data_received(self, data: bytes) -> None:
+        """Parse; a body whose end is not there yet has a time limit from now on."""
+        super().data_received(data)
+        cycle = self.cycle
+        if type(cycle) is Shortcut and not cycle.sent and cycle.timer is None:
+            timeout_s = self._application.settings.body_timeout_s
+            cycle.timer = self.loop.call_later(timeout_s, self._give_up, cycle)
 
     def on_message_begin(self) -> None:
         """Only what the short way needs; the scope is made when it turns out that it is not taken."""
@@ -112,7 +123,11 @@ class Protocol(HttpToolsProtocol):
         if type(cycle) is not Shortcut:
             super().on_message_complete()
             return
+        if cycle.sent:
+            return  # given up
         cycle.sent = True
+        if cycle.timer is not None:
+            cycle.timer.cancel()
         try:
             parsing.check_usage(cycle.body)
             future = self._application.instance.usages.submit(cycle.body)
@@ -125,6 +140,9 @@ class Protocol(HttpToolsProtocol):
         """What was not sent to a group is forgotten; what was, is written."""
         cycle = self.cycle
         if type(cycle) is Shortcut and not cycle.sent:
+            cycle.sent = True
+            if cycle.timer is not None:
+                cycle.timer.cancel()
             self._release(cycle)
         super().connection_lost(exc)
 
@@ -162,6 +180,12 @@ class Protocol(HttpToolsProtocol):
         admission.requests += 1
         admission.body_bytes += shortcut.length
         return shortcut
+
+    def _give_up(self, cycle: Shortcut) -> None:
+        if not cycle.sent:
+            cycle.sent = True
+            cycle.keep_alive = False
+            self._refuse(cycle, body_too_slow())
 
     def _answer(self, cycle: Shortcut, future: asyncio.Future[int]) -> None:
         error = asyncio.CancelledError() if future.cancelled() else future.exception()
@@ -208,7 +232,7 @@ class Protocol(HttpToolsProtocol):
 
     def _bytes(self, response: Response, *, keep_alive: bool) -> bytes:
         headers = [*response.headers, (b"content-length", b"%d" % len(response.body))]
-        if not keep_alive:
+        if not keep_alive and (b"connection", b"close") not in headers:
             headers.append((b"connection", b"close"))
         return b"HTTP/1.1 %d %b\r\n%b%b\r\n%b" % (
             response.status,

@@ -160,6 +160,9 @@ class Settings:
     body_bytes_in_flight_max: int = _setting(
         "268435456", _Whole(1 << 20, 1 << 40), "bytes", "bodies held by one process; more is a 503"
     )
+    body_timeout_s: float = _setting(
+        "15", _Seconds(0.1, 600), "seconds", "longest wait for the whole of a body; then a 408, whatever trickles in"
+    )
     cors_origins: tuple[str, ...] = _setting("", _origins, "origins", "comma-separated origins for CORS; empty is off")
 
     group_size_max: int = _setting("256", _Whole(1, 4096), "items", "most items of one group commit")

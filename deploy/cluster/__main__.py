@@ -14,6 +14,7 @@ from deploy.cluster import state
 from deploy.cluster.client import ROOT
 from deploy.cluster.control import ask, served
 from deploy.cluster.errors import ClusterError
+from deploy.cluster.jars import cassandra_jars
 from deploy.cluster.plan import Options
 from deploy.cluster.supervisor import Supervisor
 from deploy.cluster.tls import make_certificate
@@ -44,7 +45,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument(
         "--env", action="append", default=[], type=_assignment, metavar="NAME=VALUE", help="set for the web instances"
     )
-    actions = top.add_subparsers(dest="do", title="steer the cluster that runs in the state directory")
+    actions = top.add_subparsers(dest="do", title="instead: steer the cluster that runs in the state directory")
+    actions.add_parser("fetch", help="download Cassandra into the cache, and nothing else")
     actions.add_parser("scale", help="change the number of web instances").add_argument("count", type=int)
     for name, what in (("stop", "stop a process in good order"), ("start", "start it again"), ("kill", "kill it")):
         actions.add_parser(name, help=what).add_argument("name", help="such as web1, cassandra1, haproxy")
@@ -138,6 +140,9 @@ def main() -> int:
     """Do what the command line says; the exit status."""
     said = parser().parse_args()
     try:
+        if said.do == "fetch":
+            asyncio.run(cassandra_jars(ROOT, print))
+            return 0
         if said.do == "scale":
             print(" ".join(ask(said.state_dir, {"do": "scale", "web": said.count}, ASK_TIMEOUT_S)))
             return 0

@@ -80,6 +80,10 @@ class RunningCluster:
         """Start a process that ended, with the name and port it had; returns when it is ready."""
         self._ask({"do": "start", "name": name, "wait": wait})
 
+    def wait_until_ready(self) -> None:
+        """Return when every process that runs is ready and HAProxy uses all running web instances."""
+        self._ask({"do": "wait"})
+
     def signal(self, name: str, number: signal.Signals) -> None:
         """Send a process a signal, behind the cluster's back."""
         process = self.process(name)
@@ -109,7 +113,7 @@ def start_cluster(options: Options, timeout_s: float = START_TIMEOUT_S) -> Runni
     state_dir = options.state_dir.resolve()
     state_dir.mkdir(parents=True, exist_ok=True)
     log = state_dir / "cluster.log"
-    with log.open("wb") as output:
+    with log.open("ab") as output:
         supervisor = subprocess.Popen(
             [sys.executable, "-m", "deploy.cluster", *arguments(options)],
             cwd=ROOT,

@@ -59,6 +59,8 @@ async def perform(supervisor: Supervisor, request: dict[str, Any]) -> Any:
             return await supervisor.scale(int(request["web"]))
         case "start":
             return await supervisor.start_one(request["name"], wait=bool(request.get("wait", True)))
+        case "wait":
+            return await supervisor.until_ready()
         case "stop":
             return await supervisor.stop_one(request["name"])
         case "kill":

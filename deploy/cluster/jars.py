@@ -40,15 +40,15 @@ def is_for(jar: str, system: str, machine: str) -> bool:
 
 
 def cache_directory(root: Path, environment: Mapping[str, str]) -> Path:
-    """Where downloads are kept: BUSYAPI_CACHE_DIR, or .cache in the repository."""
-    return Path(environment.get("BUSYAPI_CACHE_DIR") or root / ".cache").resolve()
+    """Where downloads are kept: CASSANDRA_CACHE_DIR, or .cache in the repository."""
+    return Path(environment.get("CASSANDRA_CACHE_DIR") or root / ".cache").resolve()
 
 
 def find_java(environment: Mapping[str, str]) -> str | None:
     """A Java 17: JAVA_HOME's, the one on PATH, or one of the system's; None when there is none."""
     homes = [environment.get("JAVA_HOME", ""), *sorted(map(str, Path("/usr/lib/jvm").glob("*17*")))]
     candidates = [f"{home}/bin/java" for home in homes if home]
-    on_path = shutil.which("java")
+    on_path = shutil.which("java", path=environment.get("PATH"))
     if on_path:
         candidates.insert(1 if homes[0] else 0, on_path)
     for java in candidates:
@@ -65,7 +65,7 @@ def _major(java: str) -> int | None:
     return java_major(answer.stderr + answer.stdout)
 
 
-async def cassandra_jars(root: Path, log: Path, say: Callable[[str], None]) -> Path:
+async def cassandra_jars(root: Path, say: Callable[[str], None]) -> Path:
     """The directory of Cassandra's jars; downloaded when they are not there yet.
 
     It appears whole or not at all: an interrupted download leaves nothing that a later run takes for complete,
@@ -79,17 +79,18 @@ async def cassandra_jars(root: Path, log: Path, say: Callable[[str], None]) -> P
     home.parent.mkdir(parents=True, exist_ok=True)
     async with _locked(home.with_name(f"{home.name}.lock"), say):
         if not (home / "lib").is_dir():
-            await _download(pom, home, log, say)
+            await _download(pom, home, say)
     return home / "lib"
 
 
-async def _download(pom: Path, home: Path, log: Path, say: Callable[[str], None]) -> None:
+async def _download(pom: Path, home: Path, say: Callable[[str], None]) -> None:
     if not shutil.which("mvn"):
         raise ClusterError(
             "Cassandra is not downloaded yet, and Maven (mvn) is missing: `make system-packages` installs it"
         )
-    unfinished = home.with_name(f"{home.name}.unfinished")
+    unfinished, log = (home.with_name(f"{home.name}.{kind}") for kind in ("unfinished", "log"))
     shutil.rmtree(unfinished, ignore_errors=True)
+    log.unlink(missing_ok=True)
     say(f"downloading {home.name} from Maven Central (about 70 MB, once; log: {log})")
     command = ["mvn", "-B", "-ntp", "-f", str(pom), "dependency:copy-dependencies"]
     command += [f"-DoutputDirectory={unfinished}/lib", "-DincludeScope=runtime"]

@@ -19,6 +19,15 @@ WEB_ENDING = Ending(((signal.SIGTERM, 40.0),))
 CASSANDRA_ENDING = Ending(((signal.SIGTERM, 30.0),))
 
 
+def both_found(java: str | None, haproxy: str | None) -> tuple[str, str]:
+    """The two programs. Raises ClusterError that names all that is missing."""
+    missing = [] if java else [f"a Java {JAVA_MAJOR} (JAVA_HOME, or `java` on PATH)"]
+    missing += [] if haproxy else ["haproxy"]
+    if not java or not haproxy:
+        raise ClusterError(f"missing: {' and '.join(missing)}. `make system-packages` installs them where it may")
+    return java, haproxy
+
+
 class Launcher:
     """Knows the repository, the state directory and the tools, and makes children from them."""
 
@@ -29,16 +38,9 @@ class Launcher:
         self.logs = self.state_dir / "logs"
         self.web_list = self.state_dir / "haproxy-web.cfg"
         self._environment = environment
-        self.java, self.haproxy = self._tools()
-
-    def _tools(self) -> tuple[str, str]:
-        java = find_java(self._environment)
-        haproxy = shutil.which("haproxy", path=f"{self._environment.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
-        missing = [] if java else [f"a Java {JAVA_MAJOR} (set JAVA_HOME, or `java` on PATH)"]
-        missing += [] if haproxy else ["haproxy"]
-        if not java or not haproxy:
-            raise ClusterError(f"missing: {' and '.join(missing)}. `make system-packages` installs them where it may")
-        return java, haproxy
+        # Debian keeps daemons where a user's PATH does not lead.
+        haproxy = shutil.which("haproxy", path=f"{environment.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+        self.java, self.haproxy = both_found(find_java(environment), haproxy)
 
     def prepare(self) -> None:
         """Make the state directory's folders; logs are of this run alone, data stays unless asked otherwise."""

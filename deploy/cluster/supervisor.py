@@ -17,7 +17,7 @@ from deploy.cluster.jars import cassandra_jars
 from deploy.cluster.launch import Launcher
 
 CASSANDRA_TIMEOUT_S = 180.0
-SCHEMA_TIMEOUT_S = 60.0
+SCHEMA_TIMEOUT_S = 90.0
 WEB_TIMEOUT_S = 60.0
 HAPROXY_TIMEOUT_S = 20.0
 RESTART_DELAY_MAX_S = 30.0
@@ -51,7 +51,7 @@ class Supervisor:
         """Start everything, in the order in which they need one another; returns when a request would be answered."""
         self.launcher.prepare()
         self._choose_ports()
-        jars = await cassandra_jars(self.launcher.root, self.launcher.log("maven"), self.say)
+        jars = await cassandra_jars(self.launcher.root, self.say)
         await self._start_cassandra(jars)
         await self._apply_schema()
         names, _ = plan.scaled([], self.options.web)
@@ -219,6 +219,12 @@ class Supervisor:
         if wait:
             await self._until_ready(child)
         return child.pid
+
+    async def until_ready(self) -> None:
+        """Return when every process that runs is ready, HAProxy's view of the web instances included."""
+        for child in list(self.children.values()):
+            if child.running:
+                await self._until_ready(child)
 
     async def scale(self, web: int) -> list[str]:
         """Change the number of web instances and tell HAProxy; the names that are left. New ones are ready on return."""

@@ -7,23 +7,17 @@ Which query reads which table is in cassandra/README.md; what an error proves is
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import itertools
-import logging
 import random
-from collections.abc import Awaitable, Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Iterable, Sequence
+from typing import Any
 
 from service.errors import StoreError, StoreRefused
 from service.settings import Settings
 from service.store import ID_MAX, KeyedUsage, Put, Results, StoredUsage
-from service.store.cassandra_bind import batch, bigint, bound, list_of
-from service.store.cassandra_session import CassandraSession, Rows
+from service.store.cassandra_bind import bigint, list_of
+from service.store.cassandra_link import CassandraLink
+from service.store.grouping import group_by, split
 from service.store.keyed import bucket, decide, settle
-
-log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 BLOCK_BITS = 10
 """Usages of 1,024 consecutive ids share a partition: a group of new ones is one statement, sometimes two."""
@@ -34,10 +28,7 @@ IN_BYTES_MAX = 16 << 20
 """What one answer to an IN over messages may come to, were all of them of the largest size."""
 LEASE_BACKOFF_MAX_S = 0.05
 CLOCK_RESOLUTION_S = 0.002
-"""Cassandra's server-side timestamps count from the last whole millisecond: 1 ms, and 1 ms for its clock's reading."""
-WATCH_INTERVAL_S = 0.5
-REOPEN_AFTER_S = 5.0
-"""So long without any connection, and the hosts' names are looked up anew: nodes may have come back elsewhere."""
+"""Server-side timestamps start from a whole millisecond, and the clock that a SELECT returns is a whole one too."""
 
 STATEMENTS = {
     "insert_usage": "INSERT INTO {keyspace}.usages (block, id, usage) VALUES (?, ?, ?)",
@@ -59,96 +50,86 @@ class CassandraStore:
     """The store protocol on a cluster; see :class:`service.store.Store` for the promises."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._keyspace = settings.store.keyspace
-        self._session: CassandraSession | None = None
-        self._watcher: asyncio.Task[None] | None = None
-        self._in_keys_max = max(1, min(IN_KEYS_MAX, IN_BYTES_MAX // settings.message_bytes_max))
+        self._url = settings.store
+        self._link = CassandraLink(settings, STATEMENTS)
+        self._messages_per_read = max(1, min(IN_KEYS_MAX, IN_BYTES_MAX // settings.message_bytes_max))
 
     def __repr__(self) -> str:
-        state = "closed" if self._session is None else "connected" if self._session.alive else "disconnected"
-        return f"<CassandraStore {self._settings.store} {state}>"
+        return f"<CassandraStore {self._url} {self._link!r}>"
 
     async def open(self) -> None:
-        if self._session is None:
-            self._session = await self._connect()
-            self._watcher = asyncio.create_task(self._watch())
+        await self._link.open()
 
     async def close(self) -> None:
-        watcher, self._watcher = self._watcher, None
-        if watcher is not None:
-            watcher.cancel()
-            await asyncio.gather(watcher, return_exceptions=True)
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        await self._link.close()
 
     async def lease_ids(self, count: int) -> int:
-        deadline_s = self._deadline_s()
+        deadline_s = self._link.deadline_s()
         while True:
-            first = await self._try_lease(count, deadline_s)
-            if first is not None:
+            rows = await self._link.execute("select_next_id", [], deadline_s)
+            first: int = rows[0][0] if rows else 1
+            if first + count - 1 > ID_MAX:
+                raise StoreRefused("all ids below 2^53 are used")
+            name, values = ("move_next_id", [first + count, first]) if rows else ("first_lease", [first + count])
+            # Not repeated as it stands: one that timed out may have been applied. Its ids are a gap then.
+            applied = await self._link.execute(name, [*map(bigint, values)], deadline_s, idempotent=False)
+            if applied[0][0]:
                 return first
             await asyncio.sleep(random.uniform(0, LEASE_BACKOFF_MAX_S))
 
-    async def _try_lease(self, count: int, deadline_s: float) -> int | None:
-        rows = await self._execute("select_next_id", [], deadline_s)
-        first = rows[0][0] if rows else 1
-        if first + count - 1 > ID_MAX:
-            raise StoreRefused("all ids below 2^53 are used")
-        name, values = ("move_next_id", [bigint(first + count), bigint(first)]) if rows else ("first_lease", [bigint(first + count)])
-        # Never repeated: one that timed out may have been applied, and is a gap then.
-        applied = await self._execute(name, values, deadline_s, idempotent=False)
-        return first if applied[0][0] else None
-
     async def return_ids(self, first: int, end: int) -> None:
-        # Once only. A repeat of one that timed out could meet a ``next`` that came back to ``end``, and return others' ids.
-        await self._execute("move_next_id", [bigint(first), bigint(end)], self._deadline_s(), idempotent=False)
+        # Once only: ``next`` may have left ``end`` and come back to it when a second attempt at one that timed out
+        # arrives, and what that returned would be somebody else's.
+        values = [bigint(first), bigint(end)]
+        await self._link.execute("move_next_id", values, self._link.deadline_s(), idempotent=False)
 
     async def put_usages(self, group: Sequence[tuple[int, bytes]]) -> Results[None]:
-        deadline_s = self._deadline_s()
+        deadline_s = self._link.deadline_s()
         results: list[StoreError | None] = [None] * len(group)
+        sizes = [len(usage) for _, usage in group]
 
         async def write(part: list[int]) -> None:
             block = bigint(group[part[0]][0] >> BLOCK_BITS)
             rows = [[block, bigint(group[index][0]), group[index][1]] for index in part]
-            await self._write_rows("insert_usage", block, rows, part, results, deadline_s)
+            _spread(await self._link.write("insert_usage", rows, deadline_s), part, results)
 
-        parts = _group_by(id_ >> BLOCK_BITS for id_, _ in group).values()
-        await _all(write(part) for indexes in parts for part in _split(indexes, [len(usage) for _, usage in group]))
+        blocks = group_by(id_ >> BLOCK_BITS for id_, _ in group).values()
+        await _all(write(part) for indexes in blocks for part in split(indexes, sizes, BATCH_BYTES_MAX))
         return results
 
     async def get_usages(self, ids: Sequence[int]) -> Results[StoredUsage | None]:
-        deadline_s = self._deadline_s()
+        deadline_s = self._link.deadline_s()
         results: list[StoredUsage | StoreError | None] = [None] * len(ids)
 
         async def read(block: int, indexes: list[int]) -> None:
-            keys = list_of([bigint(id_) for id_ in {ids[index] for index in indexes}])
-            found = await self._read("select_usages", [bigint(block), keys], deadline_s)
-            rows = found if isinstance(found, StoreError) else {row[0]: _stored(row[1], row[2]) for row in found}
+            wanted = list_of([bigint(id_) for id_ in {ids[index] for index in indexes}])
+            found = await self._link.read("select_usages", [bigint(block), wanted], deadline_s)
+            if isinstance(found, StoreError):
+                _spread(found, indexes, results)
+                return
+            rows = {id_: _stored(usage, written_us) for id_, usage, written_us in found}
             for index in indexes:
-                results[index] = _copy(rows) if isinstance(rows, StoreError) else rows.get(ids[index])
+                results[index] = rows.get(ids[index])
 
-        await _all(read(block, indexes) for block, indexes in _group_by(id_ >> BLOCK_BITS for id_ in ids).items())
+        await _all(read(block, indexes) for block, indexes in group_by(id_ >> BLOCK_BITS for id_ in ids).items())
         return results
 
     async def put_keyed_usages(self, group: Sequence[KeyedUsage]) -> Results[Put]:
-        deadline_s = self._deadline_s()
-        results: list[Put | StoreError] = [StoreError("not settled")] * len(group)
+        deadline_s = self._link.deadline_s()
+        results: list[Put | StoreError] = [StoreRefused("not sent")] * len(group)
 
         async def put(bucket_: str, indexes: list[int]) -> None:
-            outcomes = await self._put_bucket(bucket_, [group[index] for index in indexes], deadline_s)
+            outcomes = await self._put_bucket(bucket_.encode(), [group[index] for index in indexes], deadline_s)
             for index, outcome in zip(indexes, outcomes, strict=True):
                 results[index] = outcome
 
-        await _all(put(bucket_, indexes) for bucket_, indexes in _group_by(bucket(item.key) for item in group).items())
+        await _all(put(bucket_, indexes) for bucket_, indexes in group_by(bucket(item.key) for item in group).items())
         return results
 
-    async def _put_bucket(self, bucket_: str, items: list[KeyedUsage], deadline_s: float) -> list[Put | StoreError]:
+    async def _put_bucket(self, partition: bytes, items: list[KeyedUsage], deadline_s: float) -> list[Put | StoreError]:
         """The items of one bucket: look, decide, write what is new. Nothing is written when the look fails."""
-        partition = bucket_.encode()
-        keys = list_of([key.encode() for key in {item.key for item in items}])
-        found = await self._read("select_digests", [partition, keys], deadline_s)
+        wanted = list_of([key.encode() for key in {item.key for item in items}])
+        found = await self._link.read("select_digests", [partition, wanted], deadline_s)
         if isinstance(found, StoreError):
             return [_copy(found) for _ in items]
         existing: dict[str, set[bytes]] = {}
@@ -159,42 +140,46 @@ class CassandraStore:
         errors: list[StoreError | None] = [None] * len(items)
 
         async def write(part: list[int]) -> None:
-            rows = [[partition, item.key.encode(), item.digest, item.usage] for item in (items[index] for index in part)]
-            await self._write_rows("insert_keyed", partition, rows, part, errors, deadline_s)
+            rows = [[partition, item.key.encode(), item.digest, item.usage] for item in map(items.__getitem__, part)]
+            _spread(await self._link.write("insert_keyed", rows, deadline_s), part, errors)
 
-        await _all(write(part) for part in _split(new, [len(item.usage) for item in items]))
-        return settle(verdicts, dict(enumerate(errors)))
+        await _all(write(part) for part in split(new, [len(item.usage) for item in items], BATCH_BYTES_MAX))
+        return settle(verdicts, errors)
 
     async def get_keyed_usages(self, keys: Sequence[str]) -> Results[Sequence[StoredUsage]]:
-        deadline_s = self._deadline_s()
+        deadline_s = self._link.deadline_s()
         results: list[Sequence[StoredUsage] | StoreError] = [()] * len(keys)
 
         async def read(bucket_: str, indexes: list[int]) -> None:
             wanted = list_of([key.encode() for key in {keys[index] for index in indexes}])
-            found = await self._read("select_keyed", [bucket_.encode(), wanted], deadline_s)
-            by_key: dict[str, list[StoredUsage]] = {}
-            if not isinstance(found, StoreError):
-                for key, _, usage, written_us in sorted(found, key=lambda row: (row[3], row[1])):
-                    by_key.setdefault(key, []).append(_stored(usage, written_us))
+            found = await self._link.read("select_keyed", [bucket_.encode(), wanted], deadline_s)
+            if isinstance(found, StoreError):
+                _spread(found, indexes, results)
+                return
+            rows: dict[str, list[StoredUsage]] = {}
+            for key, _, usage, written_us in sorted(found, key=lambda row: (row[3], row[1])):
+                rows.setdefault(key, []).append(_stored(usage, written_us))
             for index in indexes:
-                results[index] = _copy(found) if isinstance(found, StoreError) else by_key.get(keys[index], ())
+                results[index] = rows.get(keys[index], ())
 
-        await _all(read(bucket_, indexes) for bucket_, indexes in _group_by(map(bucket, keys)).items())
+        await _all(read(bucket_, indexes) for bucket_, indexes in group_by(map(bucket, keys)).items())
         return results
 
     async def put_messages(self, group: Sequence[tuple[bytes, bytes]]) -> Results[None]:
-        deadline_s = self._deadline_s()
+        deadline_s = self._link.deadline_s()
         results: list[StoreError | None] = [None] * len(group)
 
         async def write(index: int) -> None:
-            await self._write_rows("insert_message", group[index][0], [list(group[index])], [index], results, deadline_s)
+            results[index] = await self._link.write("insert_message", [list(group[index])], deadline_s)
 
         await _all(write(index) for index in range(len(group)))
         return results
 
     async def get_messages(self, digests: Sequence[bytes]) -> Results[bytes | None]:
-        found = await self._read_messages("select_messages", digests, self._deadline_s())
-        return [row if row is None or isinstance(row, StoreError) else row[1].encode() for row in map(found.get, digests)]
+        found = await self._read_messages("select_messages", digests, self._messages_per_read, self._link.deadline_s())
+        return [
+            row if row is None or isinstance(row, StoreError) else row[1].encode() for row in map(found.get, digests)
+        ]
 
     async def delete_messages(self, digests: Sequence[bytes]) -> Results[bool]:
         """Remove messages so that a POST after the answer is never lost, whichever nodes take the two.
@@ -203,44 +188,45 @@ class CassandraStore:
         differ between nodes and tie within a millisecond on one, and a tombstone wins a tie. So the DELETE carries the
         message's own write timestamp: it removes exactly what was read, and no clock decides. Then the answer waits
         until the cluster's clocks are past that timestamp, so any later POST gets a greater one. A message that was
-        written more than the greatest clock skew ago costs no wait.
+        written longer ago than clocks differ costs no wait.
         """
-        deadline_s = self._deadline_s()
-        found = await self._read_messages("select_written", digests, deadline_s)
-        results: dict[bytes, bool | StoreError] = {}
+        deadline_s = self._link.deadline_s()
+        found = await self._read_messages("select_written", digests, IN_KEYS_MAX, deadline_s)
+        answers: dict[bytes, bool | StoreError] = {}
 
         async def delete(digest: bytes, row: Any) -> None:
-            results[digest] = await self._delete_written(digest, row, deadline_s)
+            answers[digest] = row if isinstance(row, StoreError) else await self._delete_written(row, deadline_s)
 
-        await _all(delete(digest, row) for digest, row in found.items() if not isinstance(row, StoreError))
-        answers: list[bool | StoreError] = []
-        for digest in digests:
-            answer = results.get(digest, found.get(digest) or False)
-            answers.append(answer)
-            if answer is True:
-                results[digest] = False  # who asks again in the same group finds nothing any more
-        return answers
+        await _all(delete(digest, row) for digest, row in found.items())
+        # Who asks a second time in the same group finds nothing any more.
+        first = {digest: index for index, digest in reversed([*enumerate(digests)])}
+        return [
+            False if answer is True and first[digest] != index else answer
+            for index, digest in enumerate(digests)
+            for answer in [answers.get(digest, False)]
+        ]
 
-    async def _delete_written(self, digest: bytes, row: Any, deadline_s: float) -> bool | StoreError:
-        _, written_us, clock, read_at_s = row
-        session = self._session
-        skew_s = self._settings.cassandra_clock_skew_max_s if session is None or session.local_hosts() != 1 else 0.0
-        past_at_s = read_at_s + (written_us - clock * 1000) / 1e6 + skew_s + CLOCK_RESOLUTION_S
+    async def _delete_written(self, row: tuple[bytes, int, int, float], deadline_s: float) -> bool | StoreError:
+        digest, written_us, clock_ms, read_at_s = row
+        skew_s = self._link.clock_skew_max_s
+        past_at_s = read_at_s + (written_us / 1000 - clock_ms) / 1000 + skew_s + CLOCK_RESOLUTION_S
         if past_at_s > deadline_s:
-            return StoreRefused(f"the clocks of Cassandra's nodes differ by more than {skew_s:g} s; the message is kept")
+            return StoreRefused(f"the clocks of Cassandra's nodes differ by more than {skew_s:g} s; the message stays")
         try:
-            await self._execute("delete_message", [bigint(written_us), digest], deadline_s)
+            await self._link.execute("delete_message", [bigint(written_us), digest], deadline_s)
         except StoreError as error:
             return error
         await asyncio.sleep(max(0.0, past_at_s - asyncio.get_running_loop().time()))
         return True
 
-    async def _read_messages(self, name: str, digests: Sequence[bytes], deadline_s: float) -> dict[bytes, Any]:
-        """Rows by digest, each with the time of its arrival on the loop's clock at the end; or the error of its read."""
+    async def _read_messages(
+        self, name: str, digests: Sequence[bytes], size: int, deadline_s: float
+    ) -> dict[bytes, Any]:
+        """Rows by digest, the time of their arrival (the loop's clock) at their end; or the error of their read."""
         found: dict[bytes, Any] = {}
 
         async def read(part: Sequence[bytes]) -> None:
-            rows = await self._read(name, [list_of(part)], deadline_s)
+            rows = await self._link.read(name, [list_of(part)], deadline_s)
             if isinstance(rows, StoreError):
                 found.update({digest: _copy(rows) for digest in part})
                 return
@@ -248,75 +234,8 @@ class CassandraStore:
             found.update({row[0]: (*row, now_s) for row in rows})
 
         unique = list(dict.fromkeys(digests))
-        size = self._in_keys_max if name == "select_messages" else IN_KEYS_MAX
         await _all(read(unique[start : start + size]) for start in range(0, len(unique), size))
         return found
-
-    async def _write_rows(
-        self,
-        name: str,
-        partition: bytes,
-        rows: list[list[bytes]],
-        indexes: list[int],
-        results: list[StoreError | None],
-        deadline_s: float,
-    ) -> None:
-        """Write rows of one partition as one statement; an error becomes the result of each."""
-        try:
-            session = self._connected()
-            prepared = session.prepared[name]
-            one = len(rows) == 1
-            statement = bound(prepared, rows[0]) if one else batch(prepared, self._keyspace, partition, rows)
-            await session.execute(statement, deadline_s)
-        except StoreError as error:
-            for index in indexes:
-                results[index] = _copy(error)
-
-    async def _read(self, name: str, values: list[bytes], deadline_s: float) -> Rows | StoreRefused:
-        """Rows, or StoreRefused whatever went wrong: a read writes nothing."""
-        try:
-            return await self._execute(name, values, deadline_s)
-        except StoreError as error:
-            return StoreRefused(str(error))
-
-    async def _execute(self, name: str, values: list[bytes], deadline_s: float, *, idempotent: bool = True) -> Rows:
-        session = self._connected()
-        return await session.execute(bound(session.prepared[name], values), deadline_s, idempotent=idempotent)
-
-    def _connected(self) -> CassandraSession:
-        if self._session is None:
-            raise StoreRefused("the store is not open")
-        return self._session
-
-    def _deadline_s(self) -> float:
-        return asyncio.get_running_loop().time() + self._settings.store_timeout_s
-
-    async def _connect(self) -> CassandraSession:
-        session = await CassandraSession.connect(self._settings)
-        try:
-            await session.prepare(self._keyspace, STATEMENTS)
-        except BaseException:
-            await session.close()
-            raise
-        return session
-
-    async def _watch(self) -> None:
-        """Connect anew when every connection has been gone for long: the driver knows only the addresses of before."""
-        lost_at_s: float | None = None
-        while True:
-            await asyncio.sleep(WATCH_INTERVAL_S)
-            now_s = asyncio.get_running_loop().time()
-            old = self._session
-            if old is None or old.alive:
-                lost_at_s = None
-                continue
-            lost_at_s = lost_at_s or now_s
-            if now_s - lost_at_s < REOPEN_AFTER_S:
-                continue
-            with contextlib.suppress(StoreRefused):
-                self._session = await self._connect()
-                log.info("connected anew", extra={"fields": {"store": str(self._settings.store)}})
-                await old.close()
 
 
 def _stored(usage: str, written_us: int) -> StoredUsage:
@@ -324,33 +243,18 @@ def _stored(usage: str, written_us: int) -> StoredUsage:
 
 
 def _copy(error: StoreError) -> StoreError:
-    """An exception for one item alone: one that many futures raised would gather all their tracebacks."""
+    """An exception for one item alone: one that many futures raise gathers all their tracebacks."""
     return type(error)(str(error))
 
 
-def _group_by(keys: Iterator[T]) -> dict[T, list[int]]:
-    """The indexes of each key, in order."""
-    groups: dict[T, list[int]] = {}
-    for index, key in enumerate(keys):
-        groups.setdefault(key, []).append(index)
-    return groups
+def _spread(error: StoreError | None, indexes: Iterable[int], results: list[Any]) -> None:
+    """What befell a statement is the result of each item in it."""
+    if error is not None:
+        for index in indexes:
+            results[index] = _copy(error)
 
 
-def _split(indexes: list[int], sizes: Sequence[int]) -> Iterator[list[int]]:
-    """Parts of at most BATCH_BYTES_MAX, or of one item."""
-    part: list[int] = []
-    bytes_ = 0
-    for index in indexes:
-        if part and bytes_ + sizes[index] > BATCH_BYTES_MAX:
-            yield part
-            part, bytes_ = [], 0
-        part.append(index)
-        bytes_ += sizes[index]
-    if part:
-        yield part
-
-
-async def _all(work: Iterator[Awaitable[None]]) -> None:
+async def _all(work: Iterable[Awaitable[None]]) -> None:
     """Run all at once, which the session bounds; a single one without a task of its own."""
     awaitables = list(work)
     if len(awaitables) == 1:

@@ -28,14 +28,14 @@ def bound(prepared: Any, values: list[bytes]) -> Any:
     return statement
 
 
-def batch(prepared: Any, keyspace: str, partition: bytes, rows: Sequence[list[bytes]]) -> Any:
-    """An UNLOGGED batch of rows of one partition: one atomic mutation. ``partition`` is its key, to find a replica by.
+def batch(prepared: Any, keyspace: str, rows: Sequence[list[bytes]]) -> Any:
+    """An UNLOGGED batch of rows of one partition, whose key is their first value: one atomic mutation.
 
     This sets what ``BatchStatement.add`` would gather, row by row, at four times the cost.
     """
     statement = BatchStatement(batch_type=BatchType.UNLOGGED)
     query_id = prepared.query_id
     statement._statements_and_parameters = [(True, query_id, values) for values in rows]  # noqa: SLF001  # see above
-    statement.routing_key = partition
+    statement.routing_key = rows[0][0]
     statement.keyspace = keyspace
     return statement

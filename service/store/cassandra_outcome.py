@@ -7,7 +7,12 @@ from collections.abc import Sequence
 
 from cassandra import AuthenticationFailed, RequestValidationException, Unavailable, UnsupportedOperation
 from cassandra.cluster import NoHostAvailable
-from cassandra.protocol import IsBootstrappingErrorMessage, OverloadedErrorMessage, PreparedQueryNotFound, ProtocolException
+from cassandra.protocol import (
+    IsBootstrappingErrorMessage,
+    OverloadedErrorMessage,
+    PreparedQueryNotFound,
+    ProtocolException,
+)
 
 ATTEMPTS_MAX = 2
 RETRY_MIN_S = 0.1

@@ -20,7 +20,7 @@ from cassandra.query import SimpleStatement
 
 from service.errors import StoreRefused
 from service.settings import Settings
-from service.store.cassandra_session import CassandraSession, describe
+from service.store.cassandra_session import UNREACHABLE, CassandraSession, describe
 
 SCHEMA_DIRECTORY = Path(__file__).resolve().parents[2] / "cassandra" / "schema"
 STATEMENT_TIMEOUT_S = 30.0
@@ -30,6 +30,21 @@ REPORT_INTERVAL_S = 5.0
 TABLE_IDS = uuid.UUID("7d0c1c5e-58f1-4f0b-9c53-0f2a4a6f5e11")
 
 Report = Callable[[str], object]
+
+# In the braces goes the quoted keyspace.
+LOCK_TABLE = "CREATE TABLE IF NOT EXISTS {}.schema_lock (name text PRIMARY KEY, owner text) WITH id = {}"
+TAKE_LOCK = "INSERT INTO {}.schema_lock (name, owner) VALUES ('schema', %s) IF NOT EXISTS USING TTL %s"
+RENEW_LOCK = "UPDATE {}.schema_lock USING TTL %s SET owner = %s WHERE name = 'schema' IF owner = %s"
+DROP_LOCK = "DELETE FROM {}.schema_lock WHERE name = 'schema' IF owner = %s"
+VERSIONS_TABLE = (
+    "CREATE TABLE IF NOT EXISTS {}.schema_versions"
+    " (version int PRIMARY KEY, name text, checksum text, applied_at timestamp)"
+)
+SELECT_VERSIONS = "SELECT version, name, checksum FROM {}.schema_versions"
+INSERT_VERSION = (
+    "INSERT INTO {}.schema_versions (version, name, checksum, applied_at) VALUES (%s, %s, %s, to_timestamp(now()))"
+)
+SELECT_REPLICATION = "SELECT replication FROM system_schema.keyspaces WHERE keyspace_name = %s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +112,7 @@ class SchemaRun:
         self._session: CassandraSession
 
     async def run(self) -> None:
+        """Connect, make the keyspace, and under the lock do what is left to do."""
         files = read_schema()
         await self._connect()
         try:
@@ -133,42 +149,37 @@ class SchemaRun:
         while True:
             try:
                 if await self._replication() is None:
-                    await self._execute(f"CREATE KEYSPACE IF NOT EXISTS {self._keyspace} WITH replication = {replication}")
+                    await self._execute(
+                        f"CREATE KEYSPACE IF NOT EXISTS {self._keyspace} WITH replication = {replication}"
+                    )
                     self._report(f"keyspace {self._settings.store.keyspace}: made, {replication}")
                 # Two nodes that make a table at once agree on it only if its id is given.
-                await self._execute(
-                    f"CREATE TABLE IF NOT EXISTS {self._keyspace}.schema_lock (name text PRIMARY KEY, owner text)"
-                    f" WITH id = {table_id} AND comment = 'who changes the schema just now'"
-                )
+                await self._execute(LOCK_TABLE.format(self._keyspace, table_id))
                 return
-            except Exception as error:
+            except UNREACHABLE as error:
                 await self._wait(describe(error))
 
     async def _lock(self) -> None:
-        take = "INSERT INTO {}.schema_lock (name, owner) VALUES ('schema', %s) IF NOT EXISTS USING TTL {}"
         while True:
             try:
-                rows = await self._execute(take.format(self._keyspace, LOCK_TTL_S), (self._owner,))
+                rows = await self._execute(TAKE_LOCK.format(self._keyspace), (self._owner, LOCK_TTL_S))
                 # Not applied, yet ours: an attempt before this one got through after all.
                 if rows[0][0] or self._owner in rows[0]:
                     return
                 reason = "another run is changing the schema"
-            except Exception as error:
+            except UNREACHABLE as error:
                 reason = describe(error)
             await self._wait(reason)
 
     async def _renew(self) -> None:
-        renew = "UPDATE {}.schema_lock USING TTL {} SET owner = %s WHERE name = 'schema' IF owner = %s"
-        rows = await self._checked(renew.format(self._keyspace, LOCK_TTL_S), (self._owner, self._owner))
+        rows = await self._checked(RENEW_LOCK.format(self._keyspace), (LOCK_TTL_S, self._owner, self._owner))
         if not rows[0][0]:
             raise StoreRefused("another run took over the lock on the schema; run this again")
 
     async def _unlock(self) -> None:
         try:
-            await self._execute(
-                f"DELETE FROM {self._keyspace}.schema_lock WHERE name = 'schema' IF owner = %s", (self._owner,)
-            )
-        except Exception as error:
+            await self._execute(DROP_LOCK.format(self._keyspace), (self._owner,))
+        except UNREACHABLE as error:
             self._report(f"the lock on the schema goes by itself in {LOCK_TTL_S} s ({describe(error)})")
 
     async def _set_replication(self) -> None:
@@ -180,16 +191,14 @@ class SchemaRun:
         await self._renew()
         await self._checked(f"ALTER KEYSPACE {self._keyspace} WITH replication = {wanted}")
         self._report(f"replication: changed from {current} to {wanted}")
-        self._report(f"run `nodetool repair --full {self._settings.store.keyspace}` on every node: rows move only by it")
+        self._report(
+            f"run `nodetool repair --full {self._settings.store.keyspace}` on every node: rows move only by it"
+        )
 
     async def _apply(self, files: Sequence[SchemaFile]) -> None:
         await self._renew()
-        await self._checked(
-            f"CREATE TABLE IF NOT EXISTS {self._keyspace}.schema_versions"
-            " (version int PRIMARY KEY, name text, checksum text, applied_at timestamp)"
-            " WITH comment = 'the schema files that were applied'"
-        )
-        rows = await self._checked(f"SELECT version, name, checksum FROM {self._keyspace}.schema_versions")
+        await self._checked(VERSIONS_TABLE.format(self._keyspace))
+        rows = await self._checked(SELECT_VERSIONS.format(self._keyspace))
         pending = to_apply(files, {version: (name, checksum) for version, name, checksum in rows})
         for file in files:
             if file not in pending:
@@ -197,37 +206,35 @@ class SchemaRun:
                 continue
             for statement in file.statements:
                 await self._renew()
-                await self._checked(statement)
-            await self._checked(
-                f"INSERT INTO {self._keyspace}.schema_versions (version, name, checksum, applied_at)"
-                " VALUES (%s, %s, %s, to_timestamp(now()))",
-                (file.version, file.name, file.checksum),
-            )
+                # Table names in the files stand alone; the keyspace goes beside the statement.
+                await self._checked(statement, keyspace=self._settings.store.keyspace)
+            record = (file.version, file.name, file.checksum)
+            await self._checked(INSERT_VERSION.format(self._keyspace), record)
             self._report(f"{file.name}: applied, {len(file.statements)} statements")
         unknown = sorted({row[0] for row in rows} - {file.version for file in files})
         if unknown:
             self._report(f"versions {unknown} were applied by a later release; this one works with what it knows")
 
     async def _replication(self) -> dict[str, str] | None:
-        rows = await self._execute(
-            "SELECT replication FROM system_schema.keyspaces WHERE keyspace_name = %s", (self._settings.store.keyspace,)
-        )
+        rows = await self._execute(SELECT_REPLICATION, (self._settings.store.keyspace,))
         return dict(rows[0][0]) if rows else None
 
-    async def _checked(self, text: str, values: tuple[Any, ...] | None = None) -> list[tuple[Any, ...]]:
+    async def _checked(
+        self, text: str, values: tuple[Any, ...] | None = None, keyspace: str | None = None
+    ) -> list[tuple[Any, ...]]:
         """Every statement here can be repeated, so it is, until the time is up or Cassandra says that it is wrong."""
         while True:
             try:
-                return await self._execute(text, values)
+                return await self._execute(text, values, keyspace)
             except RequestValidationException as error:
                 raise StoreRefused(f"{describe(error)} in: {' '.join(text.split())[:200]}") from error
-            except Exception as error:
+            except UNREACHABLE as error:
                 await self._wait(describe(error))
 
-    async def _execute(self, text: str, values: tuple[Any, ...] | None = None) -> list[tuple[Any, ...]]:
+    async def _execute(
+        self, text: str, values: tuple[Any, ...] | None = None, keyspace: str | None = None
+    ) -> list[tuple[Any, ...]]:
         """Run one statement; after a change of the schema, wait until all nodes that are up agree on it."""
-        # Table names in the files stand alone; the keyspace goes beside the statement.
-        keyspace = None if "KEYSPACE" in text or "system_schema" in text else self._settings.store.keyspace
         statement = SimpleStatement(text, keyspace=keyspace)
 
         def work(session: Any) -> list[tuple[Any, ...]]:

@@ -23,6 +23,7 @@ from cassandra.policies import (
     RetryPolicy,
     TokenAwarePolicy,
 )
+from cassandra.protocol import ErrorMessage
 from cassandra.query import tuple_factory
 
 from service.errors import StoreRefused, StoreUnknown
@@ -44,7 +45,7 @@ DRIVER_GRACE_S = 0.5  # the driver keeps the time limits; this is for the day it
 EXECUTOR_THREADS = 4  # idle but for reconnects, of which one may hang for CONNECT_TIMEOUT_S
 STATEMENTS_IN_FLIGHT_MAX = 128
 
-UNREACHABLE = (NoHostAvailable, DriverException, OSError)
+UNREACHABLE = (NoHostAvailable, DriverException, ErrorMessage, OSError)
 """What connecting and preparing raise when it is Cassandra's or the network's doing; anything else is a bug of ours."""
 
 
@@ -61,15 +62,19 @@ class LogNodes(HostStateListener):  # type: ignore[misc]  # the driver has no ty
     """One line when a node comes or goes."""
 
     def on_up(self, host: Any) -> None:
+        """It answers again."""
         log.info("node is up", extra={"fields": {"node": str(host.endpoint)}})
 
     def on_down(self, host: Any) -> None:
+        """No connection to it is left."""
         log.warning("node is down", extra={"fields": {"node": str(host.endpoint)}})
 
     def on_add(self, host: Any) -> None:
+        """It is new to the driver."""
         log.info("node is known", extra={"fields": {"node": str(host.endpoint), "dc": host.datacenter}})
 
     def on_remove(self, host: Any) -> None:
+        """It was decommissioned."""
         log.info("node has left", extra={"fields": {"node": str(host.endpoint)}})
 
 
@@ -109,7 +114,9 @@ class CassandraSession:
             # Token awareness needs this keyspace's replication, not the whole schema that the driver would fetch.
             options = dict(replication[0])
             self._cluster.metadata.keyspaces[keyspace] = KeyspaceMetadata(keyspace, True, options.pop("class"), options)
-            return {name: self._session.prepare(text.format(keyspace=f'"{keyspace}"')) for name, text in statements.items()}
+            return {
+                name: self._session.prepare(text.format(keyspace=f'"{keyspace}"')) for name, text in statements.items()
+            }
 
         try:
             self.prepared = await in_daemon_thread(work)
@@ -130,7 +137,7 @@ class CassandraSession:
     async def execute(self, statement: Any, deadline_s: float, *, idempotent: bool = True) -> Rows:
         """Run a statement until ``deadline_s`` (the loop's clock). Raises StoreRefused or StoreUnknown."""
         attempts: list[Outcome] = []
-        error: Exception | None = None
+        errors: dict[Outcome, Exception] = {}
         host = None
         async with self._slots:
             while True:
@@ -145,9 +152,9 @@ class CassandraSession:
                 try:
                     async with asyncio.timeout(timeout_s + DRIVER_GRACE_S):
                         return await future
-                except Exception as caught:
-                    error = caught
-                attempts.append(outcome_of(error))
+                except Exception as error:  # noqa: BLE001  # what nobody thought of is an unknown outcome too
+                    attempts.append(outcome_of(error))
+                    errors[attempts[-1]] = error
                 remaining_s = deadline_s - self._loop.time()
                 if not may_try_again(attempts, idempotent=idempotent, remaining_s=remaining_s):
                     break
@@ -155,9 +162,11 @@ class CassandraSession:
                 others = [other for other in self._open_hosts() if other is not response.coordinator_host]
                 others = [other for other in others if other not in response.attempted_hosts]
                 host = random.choice(others) if others else None
-        if verdict(attempts) is Outcome.UNKNOWN:
-            raise StoreUnknown(describe(error)) from error
-        raise StoreRefused(describe(error) if error else "no time was left to send the statement") from error
+        if not attempts:
+            raise StoreRefused("no time was left to send the statement")
+        outcome = verdict(attempts)
+        raised = StoreUnknown if outcome is Outcome.UNKNOWN else StoreRefused
+        raise raised(describe(errors[outcome])) from errors[outcome]
 
     async def close(self) -> None:
         """Close all connections. Returns within CLOSE_TIMEOUT_S; a thread that still waits for a node dies with the process."""

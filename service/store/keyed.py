@@ -55,15 +55,15 @@ def decide(group: Sequence[KeyedUsage], existing: Mapping[str, Collection[bytes]
     return verdicts
 
 
-def settle(verdicts: Sequence[Verdict], written: Mapping[int, StoreError | None]) -> list[Put | StoreError]:
-    """Each item's result, from what became of the rows to write (by index).
+def settle(verdicts: Sequence[Verdict], errors: Sequence[StoreError | None]) -> list[Put | StoreError]:
+    """Each item's result, given the error, if any, that befell the write of each item.
 
     A duplicate shares its leader's fate: the same bytes are as stored, or as unknown, as the leader's. A conflict with a
     leader that failed was not written either way, and that is all that is certain of it.
     """
     results: list[Put | StoreError] = []
     for verdict in verdicts:
-        error = written.get(verdict.leader)
+        error = errors[verdict.leader]
         if error is None:
             results.append(verdict.put)
         elif verdict.put is Put.CONFLICT:

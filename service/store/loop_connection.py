@@ -24,7 +24,9 @@ class LoopTimer:
 
     __slots__ = ("_callback", "_cancelled", "_connection_class", "_handle")
 
-    def __init__(self, connection_class: type[LoopConnection], timeout_s: float, callback: Callable[[], object]) -> None:
+    def __init__(
+        self, connection_class: type[LoopConnection], timeout_s: float, callback: Callable[[], object]
+    ) -> None:
         self._connection_class = connection_class
         self._callback = callback
         self._handle: asyncio.TimerHandle | None = None
@@ -48,6 +50,8 @@ class LoopConnection(Connection):
 
     loop: asyncio.AbstractEventLoop
     loop_thread: int
+    is_closed: bool
+    is_defunct: bool
 
     @classmethod
     def bound_to(cls, loop: asyncio.AbstractEventLoop) -> type[LoopConnection]:

@@ -235,7 +235,6 @@ def test_a_length_beside_chunks_smuggles_nothing(base_url: str, encoding: str, l
         b"0x2\r\n{}\r\n0\r\n\r\n",
         b"ffffffffffffffff\r\n{}\r\n0\r\n\r\n",
         b"10000000000000002\r\n{}\r\n0\r\n\r\n",
-        b"100000002\r\n{}\r\n0\r\n\r\n",
         b"2\r\n{}xx0\r\n\r\n",
         b"1\r\n{}\r\n0\r\n\r\n",
     ],

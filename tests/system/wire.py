@@ -180,7 +180,7 @@ PROBLEM_FIELDS = ("type", "title", "status", "detail", "code", "request_id")
 def assert_problem(answer: Answer, status: int, code: str | None = None, field: str | None = None) -> dict[str, Any]:
     """The answer is a problem document of this status (and code, and field), with one request id in it and over it."""
     assert answer.status == status, (answer.status, answer.body[:500])
-    assert answer.header("content-type") == "application/problem+json"
+    assert answer.header("content-type") == "application/problem+json", answer
     problem: dict[str, Any] = answer.json()
     for name in PROBLEM_FIELDS:
         assert problem.get(name), f"{name} is missing from {problem}"

@@ -1,0 +1,85 @@
+# Everything a developer types. `make` alone lists the targets.
+
+PORT ?= 8080
+WEB ?= 2
+CASSANDRA_NODES ?= 1
+RESTART ?=
+HTTPS_PORT ?=
+CERTIFICATE ?=
+FRESH ?=
+ARGS ?=
+
+python = .venv/bin/python
+url = http://127.0.0.1:$(PORT)
+
+.DEFAULT_GOAL := help
+.PHONY: help run cluster test test-fast test-system lint format lock fetch venv venv-dev system-packages clean
+
+help:
+	@echo 'make run                the service on SQLite at http://127.0.0.1:8080 (PORT=8080)'
+	@echo 'make cluster            HAProxy, web instances and Cassandra on loopback, without Docker'
+	@echo '                        (WEB=2 CASSANDRA_NODES=1 PORT=8080 HTTPS_PORT= CERTIFICATE= RESTART=1 FRESH=1)'
+	@echo 'make test               everything: lint, unit, API, stores, and the system tests on a real Cassandra'
+	@echo 'make test-fast          what needs neither HAProxy nor Cassandra, in under a minute (ARGS="-k group")'
+	@echo 'make test-system        the system tests alone'
+	@echo 'make lint               ruff, ruff format, mypy --strict'
+	@echo 'make format             let ruff format and mend'
+	@echo 'make lock               write both locks anew from pyproject.toml'
+	@echo 'make system-packages    HAProxy, Java 17, Maven and openssl through the package manager, where missing'
+	@echo 'make clean              remove what was made here, save data/ and the downloads in .cache/'
+
+run: venv
+	@echo
+	@echo 'Try, in another terminal:'
+	@echo
+	@echo "  curl -i $(url)/api/usages -H 'Content-Type: application/json' -d '{\"patientId\": \"100\", \"timestamp\": \"Tue Nov 01 2016 09:11:51 GMT-0500 (CDT)\", \"medication\": \"Albuterol\"}'"
+	@echo "  curl -i $(url)/api/usages/1"
+	@echo "  curl -i $(url)/messages -d '{\"message\": \"foo\"}'"
+	@echo
+	@BUSYAPI_LISTEN_PORT='$(PORT)' BUSYAPI_DRAIN_DELAY_S="$${BUSYAPI_DRAIN_DELAY_S:-0}" exec $(python) -m service serve
+
+cluster: venv
+	@exec $(python) -m deploy.cluster --web '$(WEB)' --cassandra-nodes '$(CASSANDRA_NODES)' --port '$(PORT)' \
+	  $(if $(filter-out 0,$(RESTART)),--restart) $(if $(filter-out 0,$(FRESH)),--fresh) \
+	  $(if $(CERTIFICATE),--certificate '$(CERTIFICATE)') \
+	  $(if $(HTTPS_PORT),--https --https-port '$(HTTPS_PORT)') $(ARGS)
+
+test: system-packages lint fetch
+	@echo '== tests'
+	@exec $(python) -m pytest $(ARGS)
+
+test-fast: venv-dev
+	@exec $(python) -m pytest --ignore=tests/system $(ARGS)
+
+test-system: system-packages venv-dev fetch
+	@exec $(python) -m pytest tests/system $(ARGS)
+
+lint: venv-dev
+	@echo '== ruff check' && $(python) -m ruff check .
+	@echo '== ruff format' && $(python) -m ruff format --check .
+	@echo '== mypy' && $(python) -m mypy
+
+format: venv-dev
+	@$(python) -m ruff check --fix . ; $(python) -m ruff format .
+
+lock: venv-dev
+	@$(python) -m pip install --quiet uv
+	@set -e; lock='$(python) -m uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet --upgrade'; \
+	  $$lock --output-file requirements.lock; \
+	  $$lock --group dev --constraint requirements.lock --output-file requirements-dev.lock
+
+fetch: venv-dev
+	@$(python) -m deploy.cluster fetch
+
+venv:
+	@deploy/make-venv requirements.lock
+
+venv-dev:
+	@deploy/make-venv requirements-dev.lock
+
+system-packages:
+	@deploy/install-system-packages haproxy java17 maven openssl
+
+clean:
+	rm -rf .venv .cluster .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.cache/*' -prune -exec rm -rf {} +

@@ -1,0 +1,122 @@
+"""The way to Cassandra: a session that is kept open, and statements by name over it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+
+from service.errors import StoreError, StoreRefused
+from service.settings import Settings
+from service.store.cassandra_bind import batch, bound
+from service.store.cassandra_session import CassandraSession, Rows
+
+log = logging.getLogger(__name__)
+
+WATCH_INTERVAL_S = 0.5
+REOPEN_AFTER_S = 5.0
+"""So long without any connection, and the hosts' names are looked up anew: nodes may have come back elsewhere."""
+
+
+class CassandraLink:
+    """Prepared statements over a session that comes back by itself."""
+
+    def __init__(self, settings: Settings, statements: Mapping[str, str]) -> None:
+        self._settings = settings
+        self._statements = statements
+        self._session: CassandraSession | None = None
+        self._watcher: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return "closed" if self._session is None else "connected" if self._session.alive else "disconnected"
+
+    async def open(self) -> None:
+        """Connect and prepare. Raises StoreRefused with the reason."""
+        if self._session is None:
+            self._session = await self._connect()
+            self._watcher = asyncio.create_task(self._watch())
+
+    async def close(self) -> None:
+        """Let go of the session. Safe at any time."""
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            watcher.cancel()
+            await asyncio.gather(watcher, return_exceptions=True)
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    def deadline_s(self) -> float:
+        """On the loop's clock, for all that an operation which starts now sends."""
+        return asyncio.get_running_loop().time() + self._settings.store_timeout_s
+
+    @property
+    def clock_skew_max_s(self) -> float:
+        """How far a coordinator's clock may be from another's: not at all where there is but one."""
+        one = self._session is not None and self._session.local_hosts() == 1
+        return 0.0 if one else self._settings.cassandra_clock_skew_max_s
+
+    async def execute(self, name: str, values: list[bytes], deadline_s: float, *, idempotent: bool = True) -> Rows:
+        """Run one statement. Raises StoreRefused or StoreUnknown."""
+        session = self._connected()
+        return await session.execute(bound(session.prepared[name], values), deadline_s, idempotent=idempotent)
+
+    async def read(self, name: str, values: list[bytes], deadline_s: float) -> Rows | StoreRefused:
+        """Rows, or StoreRefused whatever went wrong: a read writes nothing."""
+        try:
+            return await self.execute(name, values, deadline_s)
+        except StoreError as error:
+            return StoreRefused(str(error))
+
+    async def write(self, name: str, rows: Sequence[list[bytes]], deadline_s: float) -> StoreError | None:
+        """Write rows of one partition, whose key is their first value, as one statement: all or none of them."""
+        try:
+            session = self._connected()
+            prepared = session.prepared[name]
+            one = len(rows) == 1
+            statement = bound(prepared, rows[0]) if one else batch(prepared, self._settings.store.keyspace, rows)
+            await session.execute(statement, deadline_s)
+        except StoreError as error:
+            return error
+        return None
+
+    def _connected(self) -> CassandraSession:
+        if self._session is None:
+            raise StoreRefused("the store is not open")
+        return self._session
+
+    async def _connect(self) -> CassandraSession:
+        session = await CassandraSession.connect(self._settings)
+        try:
+            await session.prepare(self._settings.store.keyspace, self._statements)
+        except BaseException:
+            await session.close()
+            raise
+        return session
+
+    async def _watch(self) -> None:
+        """Connect anew when every connection has been gone for long: the driver knows only the addresses of before."""
+        lost_at_s: float | None = None
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL_S)
+            now_s = asyncio.get_running_loop().time()
+            if self._session is None or self._session.alive:
+                lost_at_s = None
+            elif lost_at_s is None:
+                lost_at_s = now_s
+            elif now_s - lost_at_s >= REOPEN_AFTER_S:
+                await self._reopen(self._session)
+
+    async def _reopen(self, old: CassandraSession) -> None:
+        try:
+            spare = await self._connect()
+        except StoreRefused:
+            return
+        if not old.alive:
+            self._session, spare = spare, old
+            log.info("connected anew", extra={"fields": {"store": str(self._settings.store)}})
+        try:
+            # It may have come back just now: what it has in flight is not cut off.
+            await asyncio.sleep(self._settings.store_timeout_s)
+        finally:
+            await spare.close()

@@ -1,0 +1,79 @@
+"""A real Cassandra node for tests, started by the cluster tool, and keyspaces on it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.cluster import Options, RunningCluster, start_cluster
+from service.settings import Settings, read_settings
+from service.store.cassandra_schema import apply_schema
+
+NODE = "cassandra1"
+SCHEMA_WAIT_S = 60.0
+
+
+@dataclass(frozen=True)
+class CassandraNode:
+    """One node that the test may stop, kill and start again."""
+
+    cluster: RunningCluster
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it speaks CQL."""
+        process = self.cluster.process(NODE)
+        return process.address, process.port
+
+    def settings(self, keyspace: str, **more: str) -> Settings:
+        """Settings of a store on this node; ``more`` are settings by their names."""
+        host, port = self.address
+        environment = {f"BUSYAPI_{name.upper()}": value for name, value in more.items()}
+        return read_settings({"BUSYAPI_STORE": f"cassandra://{host}:{port}/{keyspace}", **environment})
+
+    def new_keyspace(self) -> str:
+        """A keyspace with all tables in it and nothing in them."""
+        keyspace = f"t_{uuid.uuid4().hex}"
+        asyncio.run(apply_schema(self.settings(keyspace), wait_s=SCHEMA_WAIT_S, report=lambda _: None))
+        return keyspace
+
+    def kill(self) -> None:
+        """Kill it and wait until it is gone."""
+        self.cluster.kill(NODE)
+
+    def start(self) -> None:
+        """Start it where it was; returns when it answers."""
+        self.cluster.start(NODE)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """It stands still: connections stay open, nothing is answered."""
+        pid = self.cluster.process(NODE).pid
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def running_node(state_dir: Path) -> Iterator[CassandraNode]:
+    """A node of its own with one web instance, which the tests leave alone."""
+    with start_cluster(Options(web=1, cassandra_nodes=1, port=0, state_dir=state_dir)) as cluster:
+        yield CassandraNode(cluster)
+
+
+async def until(condition: object, timeout_s: float, what: str) -> None:
+    """Wait for a coroutine function to come true."""
+    assert callable(condition)
+    deadline_s = time.monotonic() + timeout_s
+    while not await condition():
+        assert time.monotonic() < deadline_s, f"not within {timeout_s:g} s: {what}"
+        await asyncio.sleep(0.05)

@@ -1,0 +1,393 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from tests.support import (
+    USAGE,
+    Connection,
+    ConnectionEnded,
+    Headers,
+    WebInstance,
+    assert_problem,
+    chunked,
+    eventually,
+    raw_request,
+    ready_instance,
+)
+
+JSON: Headers = [("Content-Type", "application/json")]
+LONG_WAY: Headers = [*JSON, ("Connection", "keep-alive")]
+ways = pytest.mark.parametrize("headers", [JSON, LONG_WAY], ids=["short", "long"])
+
+GETS = ["/livez", "/readyz", "/metrics", "/openapi.json", "/docs", "/api/usages/1", "/api/usages/keys/k", "/messages/x"]
+
+
+# --- paths and methods
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["/", "/api", "/api/", "/api/usages/", "/api/usages/1/", "/api/usages/1/2", "/API/usages", "/api//usages", "//", "/messages/"]
+    + [f"/messages/{'a' * 64}/", "/livez/", "/readyz/", "/docs/", "/redoc", "/docs/oauth2-redirect", "/favicon.ico", "/api/usage"],
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_an_unknown_path_is_a_404(connection: Connection, method: str, target: str):
+    """A trailing slash included: one resource has one path."""
+    assert_problem(connection.request(method, target, b"{}" if method == "POST" else None), 404, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("target", "allow"),
+    [
+        ("/api/usages", {"POST"}),
+        ("/api/usages/1", {"GET", "HEAD"}),
+        ("/api/usages/keys/k", {"GET", "HEAD"}),
+        ("/messages", {"POST"}),
+        ("/messages/" + "a" * 64, {"GET", "HEAD", "DELETE"}),
+        ("/livez", {"GET", "HEAD"}),
+        ("/readyz", {"GET", "HEAD"}),
+        ("/metrics", {"GET", "HEAD"}),
+        ("/openapi.json", {"GET", "HEAD"}),
+        ("/docs", {"GET", "HEAD"}),
+    ],
+)
+def test_a_wrong_method_is_a_405_that_says_what_is_allowed(connection: Connection, target: str, allow: set[str]):
+    """OPTIONS included: CORS is off."""
+    for method in {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"} - allow:
+        reply = connection.request(method, target)
+        assert_problem(reply, 405, "method_not_allowed")
+        assert set((reply.header("allow") or "").split(", ")) == allow
+
+
+@pytest.mark.parametrize("target", GETS)
+def test_every_get_answers_head(connection: Connection, target: str):
+    """Same status and type, no body, and the connection can be used on."""
+    head = connection.request("HEAD", target)
+    get = connection.request("GET", target)
+    assert head.status == get.status
+    assert head.header("content-type") == get.header("content-type")
+    if target != "/metrics":
+        assert int(head.header("content-length") or 0) in range(len(get.body) - 8, len(get.body) + 9)
+    assert get.body
+
+
+def test_the_server_does_not_say_what_it_runs_on(connection: Connection):
+    """No Server header, one Date."""
+    reply = connection.request("GET", "/livez")
+    assert reply.header("server") is None
+    assert reply.header("date")
+
+
+# --- request ids
+
+
+@pytest.mark.parametrize("sent", ["x", "a" * 128, "0192-4f/:=~!", '"<>{}|'])
+@pytest.mark.parametrize("target", ["/livez", "/nowhere", "/api/usages", "/messages/x"])
+def test_a_request_id_of_visible_ascii_is_returned(connection: Connection, sent: str, target: str):
+    """In the header always, and in the problem document."""
+    for body in (USAGE, b"[") if target == "/api/usages" else (None,):
+        method = "POST" if body else "GET"
+        reply = connection.request(method, target, body, [*JSON, ("X-Request-ID", sent)])
+        assert reply.header("x-request-id") == sent
+        if reply.status >= 400:
+            assert reply.json()["request_id"] == sent
+
+
+@pytest.mark.parametrize("sent", ["", "a" * 129, "a b", "\xe9", None])
+@ways
+def test_any_other_request_id_is_replaced_by_a_new_one(connection: Connection, headers: Headers, sent: str | None):
+    """Made here: visible, short, and another one each time."""
+    headers = [*headers, *([("X-Request-ID", sent)] if sent is not None else [])]
+    made = [connection.request("POST", "/api/usages", USAGE, headers).header("x-request-id") for _ in range(3)]
+    assert len(set(made)) == 3
+    assert sent not in made
+    assert all(id_ and id_.isascii() and id_.isalnum() and len(id_) <= 128 for id_ in made)
+
+
+# --- HTTP/1.1
+
+
+@ways
+def test_a_request_without_host_is_a_400(instance: WebInstance, headers: Headers):
+    """RFC 9112, 3.2; in HTTP/1.0 there was no such header."""
+    for raw in (
+        raw_request("POST", "/api/usages", USAGE, headers, host=None),
+        raw_request("GET", "/livez", host=None),
+        raw_request("GET", "/messages/x", host=None),
+    ):
+        with instance.connect() as connection:
+            connection.send(raw)
+            assert_problem(connection.read(), 400, "bad_request", "Host")
+
+
+def test_http_1_0_is_answered_and_closed(instance: WebInstance):
+    """Old clients and health checks are served, one request a connection."""
+    with instance.connect() as connection:
+        connection.send(b"POST /api/usages HTTP/1.0\r\nContent-Length: %d\r\n\r\n%b" % (len(USAGE), USAGE))
+        assert connection.read().status == 201
+        assert connection.ended()
+
+
+def test_connection_close_is_kept(instance: WebInstance):
+    """The answer says so too."""
+    with instance.connect() as connection:
+        reply = connection.request("POST", "/api/usages", USAGE, [*JSON, ("Connection", "close")])
+        assert (reply.status, reply.header("connection")) == (201, "close")
+        assert connection.ended()
+
+
+@ways
+def test_pipelined_requests_are_answered_in_order(connection: Connection, headers: Headers):
+    """Thirty requests in one packet, of every kind; answers in the order of the questions."""
+    raw = b""
+    expected = []
+    for number in range(10):
+        raw += raw_request("POST", "/api/usages", USAGE, [*headers, ("X-Request-ID", f"p{number}")])
+        raw += raw_request("GET", "/livez", None, [("X-Request-ID", f"l{number}")])
+        raw += raw_request("POST", "/messages", b'{"message": "m"}', [("X-Request-ID", f"m{number}")])
+        expected += [(201, f"p{number}"), (200, f"l{number}"), (201, f"m{number}")]
+    connection.send(raw)
+    replies = [connection.read() for _ in expected]
+    assert [(reply.status, reply.header("x-request-id")) for reply in replies] == expected
+    ids = [reply.json()["id"] for reply in replies if "id" in reply.json()]
+    assert ids == sorted(set(ids))
+    assert len(ids) == 10
+    assert connection.silent()
+
+
+@ways
+def test_a_request_may_come_byte_by_byte(connection: Connection, headers: Headers):
+    """However the network cuts it."""
+    raw = raw_request("POST", "/api/usages", b'{"patientId": 1}', headers)
+    for index in range(len(raw)):
+        connection.send(raw[index : index + 1])
+    assert connection.read().status == 201
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000, 100_000])
+def test_a_chunked_body_is_taken(connection: Connection, size: int):
+    """In chunks of any size, and with an extension."""
+    body = b'{"x": "%b"}' % (b"x" * 5000)
+    headers = [*JSON, ("Transfer-Encoding", "chunked")]
+    connection.send(raw_request("POST", "/api/usages", None, headers) + chunked(body, size))
+    id_ = connection.read().json()["id"]
+    assert connection.request("GET", f"/api/usages/{id_}").body.endswith(body + b"}")
+
+
+def test_expect_100_continue_is_answered_before_the_body(connection: Connection):
+    """The client waits for 100 and then sends."""
+    head = raw_request("POST", "/api/usages", None, [*JSON, ("Content-Length", str(len(USAGE))), ("Expect", "100-continue")])
+    connection.send(head)
+    eventually(lambda: not connection.silent(0.05))
+    connection.send(USAGE)
+    assert connection.read().status == 201
+    assert connection.interim == [100]
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ([*JSON, ("Content-Length", "102401")], 413),
+        ([("Content-Type", "text/plain"), ("Content-Length", "10")], 415),
+        ([*JSON, ("Content-Length", "10"), ("Idempotency-Key", "..")], 400),
+    ],
+)
+def test_a_refusal_needs_no_100_continue(instance: WebInstance, headers: Headers, status: int):
+    """A client that asks first is spared its body."""
+    with instance.connect() as connection:
+        connection.send(raw_request("POST", "/api/usages", None, [*headers, ("Expect", "100-continue")]))
+        assert connection.read().status == status
+        assert connection.interim == []
+
+
+@pytest.mark.parametrize("upgrade", ["h2c", "websocket"])
+def test_an_offer_to_upgrade_is_not_taken_and_does_no_harm(connection: Connection, upgrade: str):
+    """Some clients offer h2c with every request (RFC 9110, 7.8: a server may go on as if they had not)."""
+    headers = [*JSON, ("Connection", "Upgrade, HTTP2-Settings"), ("Upgrade", upgrade), ("HTTP2-Settings", "AAMAAABk")]
+    reply = connection.request("POST", "/api/usages", USAGE, headers)
+    assert reply.status == 201
+    assert connection.request("GET", "/livez", None, headers).status == 200
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"nonsense\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nHost: x\r\nBroken header\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nHost: x\r\nX: a\x00b\r\n\r\n",
+        b"POST /api/usages HTTP/1.1\r\nHost: x\r\nContent-Length: abc\r\n\r\n",
+        b"POST /api/usages HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+        b"POST /api/usages HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+        b"POST /api/usages HTTP/1.1\r\nHost: x\r\nContent-Length: 18446744073709551616\r\n\r\n{}",
+        b"POST /api/usages HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n{}",
+        b"POST /api/usages HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET livez HTTP/1.1\r\nHost: x\r\n\r\n",
+    ],
+)
+def test_what_is_not_http_is_a_400_problem_and_the_end_of_the_connection(instance: WebInstance, raw: bytes):
+    """A problem document like any other; what follows on the connection is not read as a request."""
+    with instance.connect() as connection:
+        connection.send(raw)
+        assert_problem(connection.read(), 400, "bad_request")
+        assert connection.ended()
+
+
+@ways
+def test_garbage_behind_a_request_does_not_take_its_answer(instance: WebInstance, headers: Headers):
+    """A 4xx says that nothing was stored: it must not be read as the answer to a usage that was."""
+    with instance.connect() as connection:
+        connection.send(raw_request("POST", "/api/usages", b'{"x": "before garbage"}', headers) + b"\x00garbage\r\n\r\n")
+        try:
+            first = connection.read()
+        except (ConnectionEnded, ConnectionResetError):
+            return  # unknown, which is always true
+        assert first.status == 201
+
+
+# --- bodies that are too large
+
+
+@ways
+def test_a_declared_body_that_is_too_large_is_refused_unread(instance: WebInstance, headers: Headers):
+    """The 413 comes before a byte of the body was sent, and the connection ends."""
+    with instance.connect() as connection:
+        connection.send(raw_request("POST", "/api/usages", None, [*headers, ("Content-Length", "102401")]))
+        assert_problem(connection.read(), 413, "body_too_large")
+        assert connection.ended()
+
+
+@pytest.mark.parametrize("target", ["/api/usages", "/messages"])
+@pytest.mark.parametrize("transfer", ["declared", "chunked"])
+def test_a_client_that_sends_it_all_the_same_gets_its_413(instance: WebInstance, target: str, transfer: str):
+    """The answer is not lost in a reset, though the body behind it is never used."""
+    body = b'{"message": "%b"}' % (b"x" * 7_000_000)
+    with instance.connect() as connection:
+        if transfer == "declared":
+            raw = raw_request("POST", target, body, JSON)
+        else:
+            raw = raw_request("POST", target, None, [*JSON, ("Transfer-Encoding", "chunked")]) + chunked(body, 60_000)
+        connection.socket.settimeout(0.2)
+        sent = 0
+        try:
+            while sent < len(raw):
+                sent += connection.socket.send(raw[sent : sent + 65536])
+        except (TimeoutError, OSError):
+            pass  # the server does not read on: look for its answer
+        connection.socket.settimeout(20)
+        assert_problem(connection.read(), 413, "body_too_large")
+        assert connection.ended()
+
+
+def test_a_chunked_body_is_refused_as_soon_as_it_is_too_large(instance: WebInstance):
+    """Without its end being awaited: there might be none."""
+    with instance.connect() as connection:
+        connection.send(raw_request("POST", "/api/usages", None, [*JSON, ("Transfer-Encoding", "chunked")]))
+        connection.send(b"20000\r\n" + b"x" * 0x20000 + b"\r\n")
+        assert_problem(connection.read(), 413, "body_too_large")
+
+
+def test_a_small_body_that_is_not_read_leaves_the_connection_usable(connection: Connection):
+    """A 404 or 415 with some bytes behind it costs the client no new connection."""
+    for _ in range(3):
+        assert connection.request("POST", "/nowhere", b"x" * 20_000).status == 404
+        assert connection.request("POST", "/api/usages", USAGE, [("Content-Type", "text/plain")]).status == 415
+    assert connection.request("POST", "/api/usages", USAGE, JSON).status == 201
+
+
+def test_the_largest_usage_is_taken_to_the_byte(connection: Connection):
+    """102,400 bytes: the original's 100kb."""
+    body = b'{"x": "%b"}' % (b"x" * (102_400 - 9))
+    assert len(body) == 102_400
+    for headers in (JSON, LONG_WAY):
+        assert connection.request("POST", "/api/usages", body, headers).status == 201
+
+
+# --- clients that leave
+
+
+@ways
+def test_a_client_that_leaves_in_its_body_stores_nothing_and_leaves_nothing(instance: WebInstance, headers: Headers):
+    """Half a usage is none; requests in flight come back to what they were."""
+    failed = len(instance.logged("failed"))
+    for reset in (False, True) * 10:
+        connection = instance.connect()
+        connection.send(raw_request("POST", "/api/usages", None, [*headers, ("Content-Length", "1000")]) + b'{"half": "')
+        if reset:
+            connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+        connection.close()
+    eventually(lambda: instance.metric("busyapi_requests_in_flight") == 1)
+    assert count_usages(instance, '{"half"%') == 0
+    assert len(instance.logged("failed")) == failed
+
+
+@ways
+def test_a_client_that_leaves_before_its_answer_has_its_usage_stored(instance: WebInstance, headers: Headers):
+    """What was sent is sent; nobody is there to be told."""
+    before = count_usages(instance, '{"gone"%')
+    for _ in range(10):
+        with instance.connect() as connection:
+            connection.send(raw_request("POST", "/api/usages", b'{"gone": 1}', headers))
+    eventually(lambda: count_usages(instance, '{"gone"%') == before + 10)
+    eventually(lambda: instance.metric("busyapi_requests_in_flight") == 1)
+
+
+def count_usages(instance: WebInstance, pattern: str) -> int:
+    with contextlib.closing(sqlite3.connect(instance.store_path)) as database:
+        (count,) = database.execute("SELECT count(*) FROM usages WHERE usage LIKE ?", (pattern,)).fetchone()
+    return int(count)
+
+
+# --- CORS
+
+
+def test_cors_is_off(connection: Connection):
+    """No answer mentions it, whatever Origin asks."""
+    reply = connection.request("POST", "/api/usages", USAGE, [*JSON, ("Origin", "https://a.example")])
+    assert not [name for name, _ in reply.headers if name.startswith("access-control")]
+
+
+def test_cors_is_on_for_the_origins_that_are_set(tmp_path: Path):
+    """Preflight and answers name the origin, problems too; other origins get nothing, and a problem for a preflight."""
+    preflight = [("Access-Control-Request-Method", "POST"), ("Access-Control-Request-Headers", "content-type,idempotency-key")]
+    with ready_instance(tmp_path, cors_origins="https://a.example") as instance, instance.connect() as connection:
+        asked = connection.request("OPTIONS", "/api/usages", None, [("Origin", "https://a.example"), *preflight])
+        assert asked.status in (200, 204)
+        assert asked.header("access-control-allow-origin") == "https://a.example"
+        assert asked.header("x-request-id")
+        for body, status in ((USAGE, 201), (b"[", 400)):
+            reply = connection.request("POST", "/api/usages", body, [*JSON, ("Origin", "https://a.example")])
+            assert reply.status == status
+            assert reply.header("access-control-allow-origin") == "https://a.example"
+            assert "x-request-id" in (reply.header("access-control-expose-headers") or "").lower()
+        other = connection.request("POST", "/api/usages", USAGE, [*JSON, ("Origin", "https://b.example")])
+        assert (other.status, other.header("access-control-allow-origin")) == (201, None)
+        refused = connection.request("OPTIONS", "/api/usages", None, [("Origin", "https://b.example"), *preflight])
+        assert refused.header("access-control-allow-origin") is None
+        assert refused.header("content-type") == "application/problem+json"
+        plain = connection.request("OPTIONS", "/api/usages")
+        assert_problem(plain, 405, "method_not_allowed")
+        connection.send(b"nonsense\r\n\r\n")
+        assert_problem(connection.read(), 400, "bad_request")
+
+
+def test_a_problem_document_is_the_same_on_every_road_to_it(instance: WebInstance):
+    """Six members, the seventh where a field is at fault, and the title is the status's own."""
+    with instance.connect() as connection:
+        for reply, title in (
+            (connection.request("GET", "/x"), "Not Found"),
+            (connection.request("PUT", "/livez"), "Method Not Allowed"),
+            (connection.request("POST", "/api/usages", b"[", JSON), "Bad Request"),
+            (connection.request("POST", "/api/usages", b'{"patientId": 1.5}', LONG_WAY), None),
+        ):
+            document = json.loads(reply.body)
+            members = ["type", "title", "status", "detail", "code", "request_id"]
+            assert list(document) == members + (["field"] if reply.status == 422 else [])
+            assert title is None or document["title"] == title

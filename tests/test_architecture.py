@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.support import ROOT
+
+LINES_MAX = 320
+
+SERVICE = sorted((ROOT / "service").rglob("*.py"))
+
+HTTP = {"service.app", "service.http", "service.usages", "service.messages", "service.routes", "service.health"}
+HTTP |= {"service.parsing", "service.openapi", "service.server", "service.instance", "service.admission", "service.workers"}
+
+ALLOWED = {
+    "service.errors": set(),
+    "service.settings": set(),
+    "service.listening": set(),
+    "service.logs": set(),
+    "service.metrics": set(),
+    "service.openapi": set(),
+    "service.workers": set(),
+    "service.group_commit": {"service.errors"},
+    "service.ids": {"service.errors"},
+    "service.admission": {"service.errors"},
+    "service.http": {"service.admission", "service.errors"},
+    "service.parsing": {"service.errors", "service.http"},
+    "service.routes": {"service.http"},
+}
+"""What the lower layers may import of the service; those above them are free to look down."""
+
+FRAMEWORKS = {"fastapi", "starlette", "uvicorn", "httptools", "prometheus_client"}
+
+
+def module(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports, wherever in it; names imported from a package count as its modules."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name} imports relatively"
+            assert node.module is not None
+            found.add(node.module)
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name for name in names if name in {module(other) for other in SERVICE}}
+    return found - {"service"}
+
+
+@pytest.mark.parametrize("path", SERVICE, ids=module)
+def test_a_module_imports_only_what_lies_below_it(path: Path):
+    """Handlers → group commit → a callable: the queue knows no store, the store knows no HTTP."""
+    ours = {name for name in imports(path) if name.startswith("service.")}
+    name = module(path)
+    if name in ALLOWED:
+        assert ours <= ALLOWED[name]
+    if name.startswith("service.store"):
+        assert not ours & (HTTP | {"service.group_commit", "service.ids", "service.metrics"})
+    if name not in {"service.app", "service.server", "service.__main__"}:
+        assert not ours & {"service.app", "service.server", "service.__main__"}
+    if name in {"service.usages", "service.messages"}:
+        assert not {other for other in ours if other.startswith("service.store.")}
+
+
+@pytest.mark.parametrize("path", SERVICE, ids=module)
+def test_web_frameworks_stay_at_the_edge(path: Path):
+    """The path of a write is plain: FastAPI, uvicorn and Prometheus are met in five modules alone."""
+    frameworks = {name.partition(".")[0] for name in imports(path)} & FRAMEWORKS
+    if module(path) not in {"service.app", "service.health", "service.server", "service.metrics", "service.cold"}:
+        assert not frameworks
+
+
+@pytest.mark.parametrize("path", SERVICE, ids=module)
+def test_the_driver_is_known_to_the_cassandra_store_alone(path: Path):
+    """SQLite needs no driver, and nobody but the store speaks to Cassandra."""
+    if not module(path).startswith(("service.store.cassandra", "service.store.loop_connection")):
+        assert "cassandra" not in {name.partition(".")[0] for name in imports(path)}
+
+
+@pytest.mark.parametrize("path", SERVICE, ids=module)
+def test_no_module_holds_two_things(path: Path):
+    """A module of more than about 300 lines is two modules."""
+    assert len(path.read_text().splitlines()) <= LINES_MAX
+
+
+def test_nothing_shadows_the_driver():
+    """cassandra/ holds schema and configuration: as a package it would hide cassandra-driver."""
+    assert not list((ROOT / "cassandra").rglob("*.py"))
+
+
+def test_the_parent_of_several_workers_does_not_import_metrics():
+    """prometheus_client decides at its import where values live; the parent must not decide for the workers."""
+    seen: set[str] = set()
+    todo = ["service.workers", "service.listening", "service.settings", "service.logs", "service.errors"]
+    paths = {module(path): path for path in SERVICE}
+    while todo:
+        name = todo.pop()
+        if name in paths and name not in seen:
+            seen.add(name)
+            found = imports(paths[name])
+            assert "prometheus_client" not in {other.partition(".")[0] for other in found}
+            todo.extend(found)
+
+
+def test_system_tests_know_nothing_of_the_service():
+    """They speak to a base URL; what they import of us is at most how a cluster is started."""
+    for path in sorted((ROOT / "tests" / "system").rglob("*.py")):
+        assert not {name for name in imports(path) if name.partition(".")[0] == "service"}, path.name
+
+
+def test_no_test_is_skipped_or_expected_to_fail():
+    """What cannot be tested here fails and says why; it does not go by in silence."""
+    marks = {"skip", "skipif", "xfail", "importorskip"}
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        used = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+        assert not used & marks, path.name

@@ -1,0 +1,341 @@
+"""What the cluster tool decides before it starts anything, and what it reads out of the answers it gets."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deploy.cluster import ClusterError, Options, cassandra, client, jars, plan, probes, state
+from deploy.cluster.__main__ import options_of, parser
+from deploy.cluster.launch import both_found
+
+ROOT = Path(__file__).parents[1]
+ONE_NODE = plan.CassandraPorts(nodes=1, cql=11_000, storage=11_001)
+THREE_NODES = plan.CassandraPorts(nodes=3, cql=11_000, storage=11_001)
+
+
+def picker(*, taken: set[int] | None = None, candidates: Sequence[int] = range(11_000, 11_010)) -> plan.PortPicker:
+    """A picker among a few ports, some of them taken."""
+    return plan.PortPicker(lambda _, port: port not in (taken or set()), candidates)
+
+
+# --- ports
+
+
+def test_no_port_is_handed_out_twice() -> None:
+    """Two processes never get the same port, also not the one that the caller named."""
+    pick = picker(candidates=[11_000, 11_000, 11_001, 11_001, 11_002])
+    assert [pick.wanted(11_001, "HTTP"), pick.free(), pick.free()] == [11_001, 11_000, 11_002]
+
+
+def test_a_port_that_is_taken_is_passed_over() -> None:
+    """A free port is one that nobody listens on."""
+    assert picker(taken={11_000, 11_001}).free() == 11_002
+
+
+def test_a_named_port_that_is_taken_is_refused_and_named() -> None:
+    """PORT=8080 never becomes another port behind the caller's back."""
+    with pytest.raises(ClusterError, match="port 8080 for HTTP is taken"):
+        picker(taken={8080}).wanted(8080, "HTTP")
+
+
+def test_the_ports_of_cassandra_are_free_on_all_its_addresses() -> None:
+    """All nodes share two ports, so a port that is taken on any of their addresses is none for them."""
+    pick = plan.PortPicker(lambda addresses, port: "127.0.0.3" not in addresses or port > 11_004, range(11_000, 11_010))
+    ports = pick.cassandra(3, saved=None)
+    assert (ports.cql, ports.storage) == (11_005, 11_006)
+
+
+def test_nodes_with_data_keep_the_ports_by_which_they_know_each_other() -> None:
+    """A start on the data of an earlier run takes the earlier ports."""
+    assert picker().cassandra(3, saved=THREE_NODES) == THREE_NODES
+
+
+def test_a_single_node_with_data_may_move_to_other_ports() -> None:
+    """A node that knows no others starts on its data with any ports."""
+    assert picker(taken={11_000}).cassandra(1, saved=ONE_NODE) == plan.CassandraPorts(1, 11_001, 11_002)
+
+
+def test_data_of_another_number_of_nodes_is_refused() -> None:
+    """Data of three nodes is never opened by one, which would have a third of the truth."""
+    with pytest.raises(ClusterError, match=r"3 Cassandra node\(s\), not 1.*--fresh"):
+        picker().cassandra(1, saved=THREE_NODES)
+
+
+def test_several_nodes_whose_ports_are_taken_are_refused() -> None:
+    """Nodes that know each other by ports that are taken do not start as strangers."""
+    with pytest.raises(ClusterError, match="taken"):
+        picker(taken={11_001}).cassandra(3, saved=THREE_NODES)
+
+
+def test_a_port_with_a_listener_is_not_free() -> None:
+    """What the probe calls free can be listened on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        assert not probes.is_free(["127.0.0.1"], port)
+    assert probes.is_free(["127.0.0.1"], port)
+
+
+# --- what runs
+
+
+@given(st.sets(st.integers(1, plan.WEB_MAX)), st.integers(1, plan.WEB_MAX))
+def test_scaling_ends_with_the_number_asked_for(there: set[int], web: int) -> None:
+    """Whatever instances there are, adding and removing leaves exactly as many as asked, with names of their own."""
+    names = {f"web{number}" for number in there}
+    add, remove = plan.scaled(names, web)
+    assert set(remove) <= names
+    assert not set(add) & names
+    assert not (add and remove)
+    assert len(names | set(add)) - len(remove) == web
+
+
+def test_scaling_removes_the_youngest_and_fills_gaps() -> None:
+    """Names stay short: the highest go first, and the lowest free ones come first."""
+    assert plan.scaled(["web1", "web2", "web10"], 1) == ([], ["web10", "web2"])
+    assert plan.scaled(["web1", "web3"], 4) == (["web2", "web4"], [])
+
+
+def test_a_web_instance_is_told_its_store_and_its_port() -> None:
+    """The environment says all: store, replication, address and port; what the options set wins over the store's size."""
+    options = Options(env={"BUSYAPI_USAGE_BYTES_MAX": "1000"})
+    service = plan.service_environment({"PATH": "/bin"}, options, THREE_NODES)
+    assert plan.web_environment(service, plan.Member("web", "web1", "127.0.0.1", 12_000)) == {
+        "PATH": "/bin",
+        "BUSYAPI_STORE": "cassandra://127.0.0.1:11000,127.0.0.2:11000,127.0.0.3:11000/busyapi",
+        "BUSYAPI_CASSANDRA_REPLICATION_FACTOR": "3",
+        "BUSYAPI_USAGE_BYTES_MAX": "1000",
+        "BUSYAPI_LISTEN_HOST": "127.0.0.1",
+        "BUSYAPI_LISTEN_PORT": "12000",
+    }
+
+
+@pytest.mark.parametrize(("nodes", "copies"), [(1, 1), (2, 2), (3, 3), (5, 3)])
+def test_replication_follows_the_number_of_nodes(nodes: int, copies: int) -> None:
+    """One copy on one node, three on three and more."""
+    assert plan.replication_factor(nodes) == copies
+
+
+def test_haproxy_listens_for_https_only_with_a_certificate(tmp_path: Path) -> None:
+    """Without a certificate there is no HTTPS, also when the caller's environment names one."""
+    inherited = {"TLS_CERTIFICATE": "/elsewhere.pem", "WEB_DNS_NAME": "web"}
+    plain = plan.haproxy_environment(inherited, Options(), 80, 0, 81)
+    assert plain == {"HTTP_BIND": "127.0.0.1:80", "STATS_BIND": "127.0.0.1:81"}
+    secure = plan.haproxy_environment(inherited, Options(certificate=tmp_path / "c.pem"), 80, 443, 81)
+    assert secure["TLS_BIND"] == "127.0.0.1:443"
+    assert secure["TLS_CERTIFICATE"] == str(tmp_path / "c.pem")
+
+
+def test_haproxys_list_holds_each_web_instance_once() -> None:
+    """The plain list is the backend `web` with one server a line."""
+    members = [plan.Member("web", f"web{number}", "127.0.0.1", 12_000 + number) for number in (1, 2)]
+    assert plan.web_list(members).splitlines() == [
+        "backend web from web-instances",
+        "    server web1 127.0.0.1:12001",
+        "    server web2 127.0.0.1:12002",
+    ]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"web": 0}, {"web": 65}, {"cassandra_nodes": 0}, {"port": 65_536}, {"https_port": -1}]
+)
+def test_numbers_out_of_bounds_are_refused(wrong: dict[str, int]) -> None:
+    """A cluster of no instances, or of thousands, is a mistake."""
+    with pytest.raises(ClusterError):
+        Options(**wrong)  # type: ignore[arg-type]
+
+
+def test_the_command_line_says_what_the_options_say(tmp_path: Path) -> None:
+    """Tests and benchmarks start the very command that a person types."""
+    certificate = tmp_path / "c.pem"
+    certificate.touch()
+    options = Options(
+        web=3,
+        cassandra_nodes=3,
+        port=0,
+        https_port=5000,
+        certificate=certificate,
+        restart=True,
+        fresh=True,
+        state_dir=tmp_path,
+        cassandra_heap="700M",
+        env={"BUSYAPI_LOG_LEVEL": "debug", "BUSYAPI_CORS_ORIGINS": "a=b"},
+    )
+    assert options_of(parser().parse_args(client.arguments(options))) == options
+
+
+# --- Cassandra
+
+
+def test_a_key_is_set_whole_and_a_missing_one_is_added() -> None:
+    """A key's old value goes with all its lines; comments and other keys stay."""
+    template = "# why\nseeds:\n    - a\n- b\n# seeds: no\nport: 1\n\nother: x\ngone: y\n  more: z\n"
+    text = cassandra.with_settings(template, {"seeds": "\n    - c", "port": "2", "new": "3"}, dropped=["gone"])
+    assert text == "# why\n# seeds: no\n\nother: x\nseeds:\n    - c\nport: 2\nnew: 3\n"
+
+
+def test_a_node_keeps_the_projects_configuration_and_moves_to_loopback(tmp_path: Path) -> None:
+    """What cassandra/cassandra.yaml says of durability and threads holds for the nodes of a cluster too."""
+    project = (ROOT / "cassandra" / "cassandra.yaml").read_text()
+    settings = cassandra.node_settings(1, THREE_NODES, tmp_path)
+    text = cassandra.with_settings(project, settings)
+    keys = re.findall(r"^([a-z_]+):", text, re.MULTILINE)
+    assert len(keys) == len(set(keys))
+    assert "listen_address: 127.0.0.2\n" in text
+    assert "storage_port: 11001\n" in text
+    assert "/var/lib" not in "".join(line for line in text.splitlines() if not line.startswith("#"))
+    own = {line for line in project.splitlines() if re.match("commitlog_sync|concurrent_|batch_size_", line)}
+    assert own
+    assert own <= set(text.splitlines())
+
+
+@given(st.integers(1, plan.CASSANDRA_NODES_MAX))
+def test_the_nodes_share_the_ring_evenly(nodes: int) -> None:
+    """No token belongs to two nodes, all are in range, and the gaps differ by one at most."""
+    ring = sorted(token for node in range(nodes) for token in cassandra.tokens(node, nodes))
+    gaps = {(after - before) % 2**64 for before, after in zip(ring, [*ring[1:], ring[0]], strict=True)}
+    assert len(ring) == len(set(ring)) == nodes * cassandra.TOKENS_PER_NODE
+    assert ring[0] >= -(2**63)
+    assert ring[-1] < 2**63
+    assert max(gaps) - min(gaps) <= 1
+
+
+@pytest.mark.parametrize(
+    ("text", "major"),
+    [
+        ('openjdk version "17.0.15" 2025-04-15', 17),
+        ('java version "1.8.0_402"', 8),
+        ('openjdk version "21" 2023-09-19', 21),
+        ("command not found", None),
+    ],
+)
+def test_the_java_version_is_read(text: str, major: int | None) -> None:
+    """Old and new ways of writing a version are understood."""
+    assert cassandra.java_major(text) == major
+
+
+@pytest.mark.parametrize(
+    ("jar", "kept"),
+    [
+        ("cassandra-all-5.0.9.jar", True),
+        ("netty-transport-native-epoll-4.1.130.Final.jar", True),
+        ("netty-transport-native-epoll-4.1.130.Final-linux-x86_64.jar", True),
+        ("netty-transport-native-epoll-4.1.130.Final-linux-aarch_64.jar", False),
+        ("netty-transport-native-kqueue-4.1.130.Final-osx-x86_64.jar", False),
+        ("netty-tcnative-boringssl-static-2.0.70.Final-windows-x86_64.jar", False),
+    ],
+)
+def test_jars_of_other_platforms_are_dropped(jar: str, kept: bool) -> None:
+    """A jar that names a platform is kept on that one alone."""
+    assert jars.is_for(jar, "Linux", "x86_64") is kept
+
+
+def test_the_pom_names_one_version_of_cassandra() -> None:
+    """The version of the cache is the pom's."""
+    assert jars.cassandra_version((ROOT / "cassandra" / "pom.xml").read_text()) == "5.0.9"
+
+
+# --- what is missing
+
+
+def test_everything_that_is_missing_is_named_at_once() -> None:
+    """Who lacks Java and HAProxy learns of both, and of the command that installs them."""
+    with pytest.raises(ClusterError, match=r"Java 17.* and haproxy.*make system-packages"):
+        both_found(None, None)
+    with pytest.raises(ClusterError, match=r"missing: haproxy\."):
+        both_found("/usr/bin/java", None)
+
+
+def test_an_action_without_a_cluster_says_so(tmp_path: Path) -> None:
+    """Scaling what does not run is an error in words, not a traceback."""
+    with pytest.raises(ClusterError, match="no cluster"):
+        client.RunningCluster(tmp_path)
+
+
+# --- the state directory
+
+
+def test_a_state_directory_has_one_cluster(tmp_path: Path) -> None:
+    """A second cluster in the same directory is refused; after the first it may."""
+    with state.held(tmp_path), pytest.raises(ClusterError, match="runs in"), state.held(tmp_path):
+        pass
+    with state.held(tmp_path):
+        pass
+
+
+def test_what_a_dead_cluster_left_is_cleared(tmp_path: Path) -> None:
+    """Nobody reads the addresses of a cluster that is gone."""
+    (tmp_path / state.STATE).write_text("{}")
+    (tmp_path / state.CONTROL).touch()
+    with state.held(tmp_path):
+        assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+
+
+def test_state_is_replaced_whole(tmp_path: Path) -> None:
+    """Writing leaves one file with the new content, and no other."""
+    path = tmp_path / state.STATE
+    for number in range(2):
+        state.write_json(path, {"number": number})
+    assert json.loads(path.read_text()) == {"number": 1}
+    assert set(tmp_path.iterdir()) == {path}
+
+
+def test_a_socket_has_a_short_name_however_deep_its_directory(tmp_path: Path) -> None:
+    """The kernel's limit on socket names is no limit on state directories."""
+    deep = tmp_path / ("d" * 60) / ("e" * 60)
+    deep.mkdir(parents=True)
+    with state.short_path(deep / state.CONTROL) as name, socket.socket(socket.AF_UNIX) as listener:
+        assert len(os.fsencode(name)) < 100
+        listener.bind(name)
+    assert (deep / state.CONTROL).is_socket()
+
+
+# --- what the processes answer
+
+
+def test_haproxys_statistics_are_read() -> None:
+    """Known are the servers of the backend `web`; up are those whose status begins so."""
+    text = (
+        "# pxname,svname,status,\nfront,FRONTEND,OPEN,\nweb,web1,UP,\nweb,web2,DOWN,\nweb,web3,UP 1/2,\n"
+        "web,BACKEND,UP,\nother,web9,UP,\n"
+    )
+    assert probes.parse_statistics(text) == probes.HaproxyView(
+        known=frozenset({"web1", "web2", "web3"}), up=frozenset({"web1", "web3"})
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "answer"),
+    [
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n", (200, "abc")),
+        (b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 2\r\n\r\nno", (503, "no")),
+        (b"", (0, "")),
+        (b"SSH-2.0-OpenSSH\r\n", (0, "")),
+    ],
+)
+def test_an_http_answer_is_read(data: bytes, answer: tuple[int, str]) -> None:
+    """Status and body, chunked or not; anything else is no answer."""
+    assert probes.parse_answer(data) == answer
+
+
+def test_rows_with_a_value_are_counted() -> None:
+    """A peer whose tokens are not known yet is none yet."""
+    body = (
+        struct.pack(">IIII", 2, 4, 1, 3) + struct.pack(">i", 2) + b"ab" + struct.pack(">i", -1) + struct.pack(">i", 0)
+    )
+    assert probes.count_non_null_rows(struct.pack(">BBhBI", 0x84, 0, 0, 8, len(body)) + body) == 2
+
+
+@pytest.mark.parametrize("frame", [b"", b"\x84\x00\x00\x00\x00" + bytes(30), b"\x84\x00\x00\x00\x08" + bytes(30)])
+def test_an_answer_that_is_no_result_counts_as_none(frame: bytes) -> None:
+    """An error, a half answer or none at all is not taken for zero peers."""
+    assert probes.count_non_null_rows(frame) is None
