@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
 
-from fastapi.middleware.cors import CORSMiddleware
-
-from service import health
+from service import cors, health
 from service.errors import Problem
 from service.http import ClientLeft, Message, Receive, Request, Response, Scope, Send
 from service.instance import Instance
@@ -73,7 +70,9 @@ class Application:
         template = found[0].template if found else path if path in health.PATHS else "unknown"
         try:
             try:
-                if found is None:
+                if self.settings.cors_origins and cors.is_preflight(method, request.headers):
+                    response = cors.preflight(self.settings.cors_origins, request.headers)
+                elif found is None:
                     response = await self._cold_response(request, method)
                 else:
                     response = await self._hot_response(found, request, method)
@@ -117,9 +116,11 @@ class Application:
 
     async def _send(self, request: Request, response: Response, send: Send) -> None:
         headers = response.headers
-        if response.status != 304:
+        if response.status not in (204, 304):
             headers.append((b"content-length", b"%d" % len(response.body)))
         headers.append((b"x-request-id", request.request_id.encode()))
+        if self.settings.cors_origins:
+            headers.extend(cors.answer_headers(self.settings.cors_origins, request.headers))
         left = request.body_left()
         if left or self.instance.draining:
             headers.append((b"connection", b"close"))
@@ -130,18 +131,9 @@ class Application:
             await send({"type": "http.response.body", "body": b""})
 
 
-def create_app(settings: Settings, store: Store | None = None) -> Any:
+def create_app(settings: Settings, store: Store | None = None) -> Application:
     """The ASGI application for these settings; ``store`` in place of the one they name."""
-    app = Application(settings, store)
-    if settings.cors_origins:
-        return CORSMiddleware(
-            app,
-            allow_origins=settings.cors_origins,
-            allow_methods=["GET", "HEAD", "POST", "DELETE"],
-            allow_headers=["content-type", "idempotency-key", "x-request-id", "if-none-match"],
-            expose_headers=["location", "x-request-id", "retry-after", "etag", "repr-digest"],
-        )
-    return app
+    return Application(settings, store)
 
 
 async def _linger(request: Request) -> None:

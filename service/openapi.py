@@ -131,7 +131,7 @@ HOT_PATHS: dict[str, Any] = {
                 _parameter(
                     "Idempotency-Key",
                     "header",
-                    {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+                    {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^(?!\.{1,2}$)[!-~]+$"},
                     "A repeat under the same key with the same body stores nothing new; a UUIDv7 is the cheapest.",
                 )
             ],

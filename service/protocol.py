@@ -14,18 +14,19 @@ import asyncio
 import functools
 import http
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from typing import Protocol as Interface
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service import parsing
 from service.admission import body_too_slow
 from service.errors import Problem, StoreError
-from service.http import request_id
-
-if TYPE_CHECKING:
-    from service.app import Application
-    from service.http import Response
+from service.http import Response, request_id
+from service.instance import Instance
+from service.reporting import Reporter
+from service.settings import Settings
 
 USAGES = b"/api/usages"
 PLAIN_HEADERS_MAX = 32
@@ -34,6 +35,14 @@ NOT_PLAIN = frozenset(
     (b"idempotency-key", b"expect", b"transfer-encoding", b"content-encoding", b"upgrade", b"connection")
 )
 """Headers that change what a request means; with one of them it goes uvicorn's way."""
+
+
+class Serving(Interface):
+    """What the short way needs of the application."""
+
+    settings: Settings
+    instance: Instance
+    reporter: Reporter
 
 
 class _NoEvent:
@@ -77,17 +86,37 @@ class Protocol(HttpToolsProtocol):
 
     cycle: Any  # a Shortcut or uvicorn's own
 
-    def __init__(self, *args: Any, application: Application, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, serving: Serving, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._application = application
+        self._serving = serving
+        self._refused = False
 
     def data_received(self, data: bytes) -> None:
         """Parse; a body whose end is not there yet has a time limit from now on."""
-        super().data_received(data)
+        if self._refused:
+            return
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._decline_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self.send_400_response("")
         cycle = self.cycle
         if type(cycle) is Shortcut and not cycle.sent and cycle.timer is None:
-            timeout_s = self._application.settings.body_timeout_s
+            timeout_s = self._serving.settings.body_timeout_s
             cycle.timer = self.loop.call_later(timeout_s, self._give_up, cycle)
+
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """Go on as if no upgrade had been offered (RFC 9110, 7.8); the parser took what follows for another protocol."""
+        head = [self.parser.get_method(), b" ", self.url, b" HTTP/", self.parser.get_http_version().encode(), b"\r\n"]
+        for name, value in self.headers:
+            if name == b"connection":
+                value = b"close" if b"close" in value.lower() else b"keep-alive"  # noqa: PLW2901 - the same header
+            if name != b"upgrade":
+                head += [name, b": ", value, b"\r\n"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.data_received(b"".join((*head, b"\r\n", rest)))
 
     def on_message_begin(self) -> None:
         """Only what the short way needs; the scope is made when it turns out that it is not taken."""
@@ -97,6 +126,8 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Decide which way the request goes."""
+        if self.parser.should_upgrade():
+            return  # it comes again, without the offer
         if self.url == USAGES:
             shortcut = self._shortcut()
             if shortcut is not None:
@@ -120,6 +151,8 @@ class Protocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """The request is whole: hand the usage to its group commit."""
         cycle = self.cycle
+        if self.parser.should_upgrade():
+            return
         if type(cycle) is not Shortcut:
             super().on_message_complete()
             return
@@ -130,7 +163,7 @@ class Protocol(HttpToolsProtocol):
             cycle.timer.cancel()
         try:
             parsing.check_usage(cycle.body)
-            future = self._application.instance.usages.submit(cycle.body)
+            future = self._serving.instance.usages.submit(cycle.body)
         except (Problem, StoreError) as error:
             self._refuse(cycle, error)
         else:
@@ -147,17 +180,30 @@ class Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the words are the document's
-        """What the parser does not take for HTTP gets a problem document, and the connection ends."""
+        """What the parser does not take for HTTP gets a problem document, and the connection ends.
+
+        Behind a request that is still to be answered it gets nothing: this 400 would be read as that one's answer.
+        """
+        self._refused = True
+        cycle = self.cycle
+        if self.pipeline or (cycle is not None and not cycle.response_complete):
+            whole = cycle.sent if type(cycle) is Shortcut else not cycle.more_body
+            if whole:
+                cycle.keep_alive = False
+            if whole or self.pipeline:
+                if not whole:
+                    self.transport.close()
+                return
         problem = Problem(400, "bad_request", "This is not a valid HTTP request.")
         id_ = request_id(None)
-        response = self._application.reporter.problem(problem, id_, "?", "?", time.perf_counter())
+        response = self._serving.reporter.problem(problem, id_, "?", "?", time.perf_counter())
         response.headers.append((b"x-request-id", id_.encode()))
         self.transport.write(self._bytes(response, keep_alive=False))
         self.transport.close()
 
     def _shortcut(self) -> Shortcut | None:
         headers = dict(self.headers)
-        admission = self._application.instance.admission
+        admission = self._serving.instance.admission
         length = headers.get(b"content-length", b"")
         if (
             self.parser.get_method() != b"POST"
@@ -167,11 +213,12 @@ class Protocol(HttpToolsProtocol):
             or len(headers) != len(self.headers)  # a header that is repeated
             or not length.isdigit()
             or len(length) > 9
-            or int(length) > self._application.settings.usage_bytes_max
+            or int(length) > self._serving.settings.usage_bytes_max
             or self.parser.get_http_version() != "1.1"
             or (self.cycle is not None and not self.cycle.response_complete)  # pipelined
             or self.flow.write_paused
-            or self._application.instance.draining
+            or self._serving.instance.draining
+            or self._serving.settings.cors_origins  # whose headers every answer carries
             or admission.requests >= admission.requests_max
             or admission.body_bytes + int(length) > admission.body_bytes_max
         ):
@@ -210,14 +257,14 @@ class Protocol(HttpToolsProtocol):
 
     def _refuse(self, cycle: Shortcut, error: BaseException) -> None:
         id_ = request_id(cycle.x_request_id)
-        response = self._application.reporter.problem(error, id_, "POST", USAGES.decode(), cycle.started_s)
+        response = self._serving.reporter.problem(error, id_, "POST", USAGES.decode(), cycle.started_s)
         response.headers.append((b"x-request-id", id_.encode()))
         self._finish(cycle, response.status, self._bytes(response, keep_alive=cycle.keep_alive))
 
     def _finish(self, cycle: Shortcut, status: int, answer: bytes) -> None:
         self._release(cycle)
         cycle.response_complete = True
-        self._application.reporter.count(USAGES.decode(), "POST", status, time.perf_counter() - cycle.started_s)
+        self._serving.reporter.count(USAGES.decode(), "POST", status, time.perf_counter() - cycle.started_s)
         if cycle.disconnected:
             return
         self.transport.write(answer)
@@ -226,7 +273,7 @@ class Protocol(HttpToolsProtocol):
         self.on_response_complete()
 
     def _release(self, cycle: Shortcut) -> None:
-        admission = self._application.instance.admission
+        admission = self._serving.instance.admission
         admission.requests -= 1
         admission.body_bytes -= cycle.length
 

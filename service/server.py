@@ -13,7 +13,6 @@ import logging
 import signal
 import socket
 from types import FrameType
-from typing import Any
 
 import uvicorn
 
@@ -30,8 +29,7 @@ def serve(settings: Settings, bound: socket.socket, parent_gone: int | None = No
     app = create_app(settings)
     config = uvicorn.Config(
         app,
-        # With CORS every answer needs headers of the middleware: then there is no short way.
-        http=functools.partial(Protocol, application=app) if isinstance(app, Application) else "httptools",  # type: ignore[arg-type]
+        http=functools.partial(Protocol, serving=app),  # type: ignore[arg-type]  # a factory is all that is called
         loop="uvloop",
         ws="none",
         lifespan="on",
@@ -50,10 +48,10 @@ def serve(settings: Settings, bound: socket.socket, parent_gone: int | None = No
 class Server(uvicorn.Server):
     """uvicorn's server with the drain in front of its own shutdown."""
 
-    def __init__(self, config: uvicorn.Config, settings: Settings, app: Any, parent_gone: int | None) -> None:
+    def __init__(self, config: uvicorn.Config, settings: Settings, app: Application, parent_gone: int | None) -> None:
         super().__init__(config)
         self._settings = settings
-        self._application: Application = app if isinstance(app, Application) else app.app
+        self._application = app
         self._parent_gone = parent_gone
         self._drain: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -126,7 +126,8 @@ def _setting(default: str, parse: Callable[[str], Any], unit: str, what: str, *,
     """A declaration: what :func:`read_settings` parses with, and what README's table says."""
     bounds = getattr(parse, "bounds", "")
     return dataclasses.field(
-        metadata={"default": default, "parse": parse, "unit": unit, "bounds": bounds, "what": what, "secret": secret}
+        repr=not secret,
+        metadata={"default": default, "parse": parse, "unit": unit, "bounds": bounds, "what": what, "secret": secret},
     )
 
 

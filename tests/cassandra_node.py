@@ -1,4 +1,7 @@
-"""A real Cassandra node for tests, started by the cluster tool, and keyspaces on it."""
+"""A real Cassandra node for tests, started by the cluster tool, and keyspaces on it.
+
+A test module takes it by ``pytest_plugins = ["tests.cassandra_node"]``; all of them share one node.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,11 @@ import asyncio
 import contextlib
 import os
 import signal
-import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+
+import pytest
 
 from deploy.cluster import Options, RunningCluster, start_cluster
 from service.settings import Settings, read_settings
@@ -44,6 +47,10 @@ class CassandraNode:
         asyncio.run(apply_schema(self.settings(keyspace), wait_s=SCHEMA_WAIT_S, report=lambda _: None))
         return keyspace
 
+    def is_running(self) -> bool:
+        """Whether its process is there."""
+        return self.cluster.process(NODE).running
+
     def kill(self) -> None:
         """Kill it and wait until it is gone."""
         self.cluster.kill(NODE)
@@ -63,17 +70,9 @@ class CassandraNode:
             os.kill(pid, signal.SIGCONT)
 
 
-@contextlib.contextmanager
-def running_node(state_dir: Path) -> Iterator[CassandraNode]:
-    """A node of its own with one web instance, which the tests leave alone."""
+@pytest.fixture(scope="session")
+def cassandra_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CassandraNode]:
+    """One node for all tests; who stops it starts it again. The web instance beside it is left alone."""
+    state_dir = tmp_path_factory.mktemp("cassandra")
     with start_cluster(Options(web=1, cassandra_nodes=1, port=0, state_dir=state_dir)) as cluster:
         yield CassandraNode(cluster)
-
-
-async def until(condition: object, timeout_s: float, what: str) -> None:
-    """Wait for a coroutine function to come true."""
-    assert callable(condition)
-    deadline_s = time.monotonic() + timeout_s
-    while not await condition():
-        assert time.monotonic() < deadline_s, f"not within {timeout_s:g} s: {what}"
-        await asyncio.sleep(0.05)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from service.settings import read_settings
 from service.store import open_store
-from tests.cassandra_node import CassandraNode, running_node
+from tests.cassandra_node import CassandraNode
 from tests.store_contract import StoreContract, Stores
+
+pytest_plugins = ["tests.cassandra_node"]
 
 
 class TestSqlite(StoreContract):
@@ -28,20 +29,15 @@ class TestCassandra(StoreContract):
 
     delete_rounds = 2000
 
-    @pytest.fixture(scope="class")
-    def node(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CassandraNode]:
-        """A node for all tests of the class."""
-        with running_node(tmp_path_factory.mktemp("contract")) as node:
-            yield node
-
-    @pytest.fixture(scope="class")
-    def keyspace(self, node: CassandraNode) -> str:
-        """One keyspace for all: tests keep apart by ids, keys and messages of their own."""
-        return node.new_keyspace()
-
     @pytest.fixture
-    def stores(self, node: CassandraNode, keyspace: str) -> Stores:
-        """Sessions of their own on the keyspace."""
+    def stores(self, cassandra_node: CassandraNode, contract_keyspace: str) -> Stores:
+        """Sessions of their own on one keyspace: tests keep apart by ids, keys and messages of their own."""
         # A busy machine is slow, and these tests are not about time limits.
-        settings = node.settings(keyspace, store_timeout_s="20")
+        settings = cassandra_node.settings(contract_keyspace, store_timeout_s="20")
         return Stores(lambda: open_store(settings))
+
+
+@pytest.fixture(scope="module")
+def contract_keyspace(cassandra_node: CassandraNode) -> str:
+    """A keyspace that the schema step has just made."""
+    return cassandra_node.new_keyspace()

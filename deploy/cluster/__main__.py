@@ -152,7 +152,7 @@ def main() -> int:
         said.state_dir.mkdir(parents=True, exist_ok=True)
         with state.held(said.state_dir.resolve()):
             return asyncio.run(run(options_of(said)))
-    except ClusterError as error:
+    except (ClusterError, OSError) as error:
         print(f"cluster: {error}", file=sys.stderr)
         return 1
 

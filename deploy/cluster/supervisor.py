@@ -6,7 +6,7 @@ import asyncio
 import random
 import signal
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,9 @@ from deploy.cluster.child import Child, how_it_ended, spawn, tail
 from deploy.cluster.errors import ClusterError
 from deploy.cluster.jars import cassandra_jars
 from deploy.cluster.launch import Launcher
+from deploy.cluster.readiness import Readiness
 
-CASSANDRA_TIMEOUT_S = 180.0
 SCHEMA_TIMEOUT_S = 90.0
-WEB_TIMEOUT_S = 60.0
-HAPROXY_TIMEOUT_S = 20.0
 RESTART_DELAY_MAX_S = 30.0
 STEADY_S = 10.0
 """A process that ran so long before it died is started again at once; others wait, each time longer."""
@@ -34,6 +32,7 @@ class Supervisor:
         self.children: dict[str, Child] = {}
         self.url: dict[str, str | None] = {}
         self.ports = plan.CassandraPorts(0, 0, 0)
+        self._ready = Readiness(self.children, 0, 0)
         self._https_port = 0
         self._stats_port = 0
         candidates = list(plan.PORTS)
@@ -41,7 +40,7 @@ class Supervisor:
         self._picker = plan.PortPicker(probes.is_free, candidates)
         self._watchers: set[asyncio.Task[None]] = set()
         self._scaling = asyncio.Lock()
-        self._ready = False
+        self._up = False
         self._hurried = False
         self._began = time.monotonic()
 
@@ -58,7 +57,7 @@ class Supervisor:
         self.say(f"starting {len(names)} web instance(s)")
         await self._start_web(names)
         await self._start_haproxy()
-        self._ready = True
+        self._up = True
         self.write_state()
 
     def _choose_ports(self) -> None:
@@ -67,6 +66,7 @@ class Supervisor:
         self._https_port = pick.wanted(options.https_port, "HTTPS") if options.certificate else 0
         self._stats_port = pick.free()
         self.ports = pick.cassandra(options.cassandra_nodes, state.saved_ports(self.launcher.state_dir))
+        self._ready = Readiness(self.children, self.ports.nodes, self._stats_port)
         state.save_ports(self.launcher.state_dir, self.ports)
         self._haproxy = plan.Member("haproxy", "haproxy", plan.LOOPBACK, http)
         self.url = {
@@ -84,7 +84,7 @@ class Supervisor:
         for child in children:
             await self._launch(child)
         for child in children:
-            await self._until_ready(child)
+            await self._ready.of(child)
         self.say(f"Cassandra answers on port {self.ports.cql}")
 
     async def _apply_schema(self) -> None:
@@ -109,14 +109,14 @@ class Supervisor:
             self._add(self.launcher.web(member, self.ports))
             await self._launch(self.children[name])
         for name in names:
-            await self._until_ready(self.children[name])
+            await self._ready.answers(self.children[name])
 
     async def _start_haproxy(self) -> None:
         self.launcher.write_web_list(child.member for child in self.role("web"))
         self._add(self.launcher.load_balancer(self._haproxy, self._https_port, self._stats_port))
         haproxy = self.children["haproxy"]
         await self._launch(haproxy)
-        await self._until_ready(haproxy)
+        await self._ready.of(haproxy)
 
     def _add(self, child: Child) -> None:
         self.children[child.name] = child
@@ -126,50 +126,6 @@ class Supervisor:
         watcher = asyncio.create_task(self._watch(child), name=f"watch {child.name}")
         self._watchers.add(watcher)
         watcher.add_done_callback(self._watchers.discard)
-
-    # --- waiting until ready
-
-    async def _until_ready(self, child: Child) -> None:
-        member = child.member
-        if member.role == "cassandra":
-            await self._wait(child, self._knows_all_nodes(member), CASSANDRA_TIMEOUT_S)
-        elif member.role == "web":
-            await self._wait(child, self._answers_ready(member), WEB_TIMEOUT_S)
-            if "haproxy" in self.children and self.children["haproxy"].running:
-                await self._wait(child, self._haproxy_uses({child.name}), HAPROXY_TIMEOUT_S)
-        else:
-            running = {web.name for web in self.role("web") if web.running}
-            await self._wait(child, self._haproxy_uses(running), HAPROXY_TIMEOUT_S)
-            await self._wait(child, self._answers_ready(member), HAPROXY_TIMEOUT_S)
-
-    def _answers_ready(self, member: plan.Member) -> Callable[[], Awaitable[bool]]:
-        return lambda: probes.is_ready(member.address, member.port)
-
-    def _knows_all_nodes(self, member: plan.Member) -> Callable[[], Awaitable[bool]]:
-        async def ready() -> bool:
-            return await probes.cassandra_peers(member.address, member.port) == self.ports.nodes - 1
-
-        return ready
-
-    def _haproxy_uses(self, names: set[str]) -> Callable[[], Awaitable[bool]]:
-        async def ready() -> bool:
-            view = await probes.haproxy_view(plan.LOOPBACK, self._stats_port)
-            return names <= view.up
-
-        return ready
-
-    async def _wait(self, child: Child, ready: Callable[[], Awaitable[bool]], timeout_s: float) -> None:
-        deadline = time.monotonic() + timeout_s
-        while True:
-            if not child.running:
-                raise ClusterError(f"{child.name} {child.ended}; its log ends:\n{tail(child.log)}")
-            if await ready():
-                return
-            if time.monotonic() > deadline:
-                raise ClusterError(
-                    f"{child.name} was not ready within {timeout_s:g} s; its log ends:\n{tail(child.log)}"
-                )
-            await asyncio.sleep(0.1)
 
     # --- watching
 
@@ -181,10 +137,11 @@ class Supervisor:
             await child.wait()
             if not child.has_died():
                 break
-            then = "it is started again" if self.options.restart else "it stays dead (RESTART=1 would start it again)"
+            again = self.options.restart and self._up
+            then = "it is started again" if again else "it stays dead (RESTART=1 would start it again)"
             self.say(f"{child.name} (pid {pid}) {child.ended}; {then}. Its log: {child.log}")
             self.write_state()
-            if not self.options.restart or not self._ready:
+            if not again:
                 break
             deaths = 1 if time.monotonic() - began > STEADY_S else deaths + 1
             await asyncio.sleep(0 if deaths == 1 else min(2.0**deaths, RESTART_DELAY_MAX_S))
@@ -217,14 +174,14 @@ class Supervisor:
         await self._launch(child)
         self.write_state()
         if wait:
-            await self._until_ready(child)
+            await self._ready.of(child)
         return child.pid
 
     async def until_ready(self) -> None:
         """Return when every process that runs is ready, HAProxy's view of the web instances included."""
         for child in list(self.children.values()):
             if child.running:
-                await self._until_ready(child)
+                await self._ready.of(child)
 
     async def scale(self, web: int) -> list[str]:
         """Change the number of web instances and tell HAProxy; the names that are left. New ones are ready on return."""
@@ -234,7 +191,7 @@ class Supervisor:
             add, remove = plan.scaled([child.name for child in self.role("web")], web)
             self.say(f"scaling to {web} web instance(s)")
             try:
-                await self._start_unlisted(add)
+                await self._start_all_or_none(add)
                 await asyncio.gather(*(self.children[name].stop() for name in remove))
                 for name in remove:
                     del self.children[name]
@@ -243,35 +200,21 @@ class Supervisor:
                 self.write_state()
             return [child.name for child in self.role("web")]
 
-    async def _start_unlisted(self, names: list[str]) -> None:
+    async def _start_all_or_none(self, names: list[str]) -> None:
         """Start web instances that HAProxy does not know yet; on failure none of them is left."""
         try:
-            for name in names:
-                member = plan.Member("web", name, plan.LOOPBACK, self._picker.free())
-                self._add(self.launcher.web(member, self.ports))
-                await self._launch(self.children[name])
-            for name in names:
-                child = self.children[name]
-                await self._wait(child, self._answers_ready(child.member), WEB_TIMEOUT_S)
+            await self._start_web(names)
         except BaseException:
-            for name in names:
-                if name in self.children:
-                    await self.children.pop(name).kill()
+            for child in [self.children.pop(name) for name in names if name in self.children]:
+                await child.kill()
             raise
 
     async def _reload_haproxy(self) -> None:
-        haproxy, webs = self.children["haproxy"], self.role("web")
-        self.launcher.write_web_list(child.member for child in webs)
-        if not haproxy.running:
-            return
-        haproxy.signal(signal.SIGUSR2)
-        listed, running = {child.name for child in webs}, {child.name for child in webs if child.running}
-
-        async def reloaded() -> bool:
-            view = await probes.haproxy_view(plan.LOOPBACK, self._stats_port)
-            return view.known == listed and running <= view.up
-
-        await self._wait(haproxy, reloaded, HAPROXY_TIMEOUT_S)
+        self.launcher.write_web_list(child.member for child in self.role("web"))
+        haproxy = self.children["haproxy"]
+        if haproxy.running:
+            haproxy.signal(signal.SIGUSR2)
+            await self._ready.of_reload(haproxy)
 
     def _child(self, name: str) -> Child:
         if name not in self.children:
@@ -320,5 +263,5 @@ class Supervisor:
 
     def write_state(self) -> None:
         """Bring state.json up to date; there is none before everything is ready."""
-        if self._ready:
+        if self._up:
             state.write_json(self.launcher.state_dir / state.STATE, self.document())

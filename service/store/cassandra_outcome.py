@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 
-from cassandra import AuthenticationFailed, RequestValidationException, Unavailable, UnsupportedOperation
 from cassandra.cluster import NoHostAvailable
 from cassandra.protocol import (
     IsBootstrappingErrorMessage,
@@ -13,6 +12,8 @@ from cassandra.protocol import (
     PreparedQueryNotFound,
     ProtocolException,
 )
+
+from cassandra import AuthenticationFailed, RequestValidationException, Unavailable, UnsupportedOperation
 
 ATTEMPTS_MAX = 2
 RETRY_MIN_S = 0.1

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cassandra import OperationTimedOut, RequestValidationException
 from cassandra.query import SimpleStatement
 
+from cassandra import OperationTimedOut, RequestValidationException
 from service.errors import StoreRefused
 from service.settings import Settings
 from service.store.cassandra_session import UNREACHABLE, CassandraSession, describe

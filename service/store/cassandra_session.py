@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from cassandra import AuthenticationFailed, ConsistencyLevel, DriverException, InvalidRequest, OperationTimedOut
 from cassandra.auth import PlainTextAuthProvider
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
 from cassandra.metadata import KeyspaceMetadata
@@ -26,6 +25,7 @@ from cassandra.policies import (
 from cassandra.protocol import ErrorMessage
 from cassandra.query import tuple_factory
 
+from cassandra import AuthenticationFailed, ConsistencyLevel, DriverException, InvalidRequest, OperationTimedOut
 from service.errors import StoreRefused, StoreUnknown
 from service.settings import Settings
 from service.store.cassandra_outcome import Outcome, attempt_timeout_s, may_try_again, outcome_of, verdict
@@ -149,12 +149,14 @@ class CassandraSession:
                 future: asyncio.Future[Rows] = self._loop.create_future()
                 response = self._session.execute_async(statement, timeout=timeout_s, host=host)
                 response.add_callbacks(partial(self._answered, future), partial(self._failed, future))
+                guard = self._loop.call_later(timeout_s + DRIVER_GRACE_S, _set_exception, future, TimeoutError())
                 try:
-                    async with asyncio.timeout(timeout_s + DRIVER_GRACE_S):
-                        return await future
+                    return await future
                 except Exception as error:  # noqa: BLE001  # what nobody thought of is an unknown outcome too
                     attempts.append(outcome_of(error))
                     errors[attempts[-1]] = error
+                finally:
+                    guard.cancel()
                 remaining_s = deadline_s - self._loop.time()
                 if not may_try_again(attempts, idempotent=idempotent, remaining_s=remaining_s):
                     break

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -84,7 +83,9 @@ class LoopConnection(Connection):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._unsent: deque[memoryview] = deque()
+        self._unsent: list[bytes | memoryview] = []
+        self._corked = False
+        self._waits_for_room = False
         self._connect_socket()
         self._socket.setblocking(False)
         self._fd: int = self._socket.fileno()
@@ -115,16 +116,29 @@ class LoopConnection(Connection):
             self.defunct(ConnectionShutdown("the event loop is closed"))
 
     def _write(self, data: bytes) -> None:
+        """The first statement of a turn of the loop leaves at once; those behind it leave together at the turn's end."""
         if self.is_closed or self.is_defunct:
             # Closed between the driver's check and now: its sweep over the requests in flight may have missed this one.
             # Soon and not now, as the driver is still in the middle of sending.
             self.loop.call_soon(self.error_all_requests, ConnectionShutdown(f"{self.endpoint} is closed"))
-        elif self._unsent:
-            self._unsent.append(memoryview(data))
-        else:
-            self._send(memoryview(data))
+            return
+        self._unsent.append(data)
+        if not self._corked:
+            self._corked = True
+            self.loop.call_soon(self._uncork)
+            if len(self._unsent) == 1:
+                self._send()
 
-    def _send(self, data: memoryview) -> None:
+    def _uncork(self) -> None:
+        self._corked = False
+        if self._unsent and not self._waits_for_room:
+            self._send()
+
+    def _send(self) -> None:
+        """Send what waits, as far as the socket takes it."""
+        if self.is_closed:
+            return
+        data = self._unsent[0] if len(self._unsent) == 1 else b"".join(self._unsent)
         try:
             sent = self._socket.send(data)
         except (BlockingIOError, InterruptedError):
@@ -132,25 +146,13 @@ class LoopConnection(Connection):
         except OSError as error:
             self.loop.call_soon(self.defunct, error)
             return
-        if sent < len(data):
-            self._unsent.append(data[sent:])
-            self.loop.add_writer(self._fd, self._on_writable)
-
-    def _on_writable(self) -> None:
-        try:
-            while self._unsent:
-                data = self._unsent[0]
-                sent = self._socket.send(data)
-                if sent < len(data):
-                    self._unsent[0] = data[sent:]
-                    return
-                self._unsent.popleft()
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError as error:
-            self.defunct(error)
-            return
-        self.loop.remove_writer(self._fd)
+        self._unsent = [memoryview(data)[sent:]] if sent < len(data) else []
+        if bool(self._unsent) is not self._waits_for_room:
+            self._waits_for_room = bool(self._unsent)
+            if self._waits_for_room:
+                self.loop.add_writer(self._fd, self._send)
+            else:
+                self.loop.remove_writer(self._fd)
 
     def close(self) -> None:
         """Close, from any thread; requests in flight get a ConnectionShutdown, which leaves their outcome unknown."""

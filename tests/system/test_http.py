@@ -1,4 +1,4 @@
-"""HTTP/1.1 at HAProxy: what is odd, slow, too long or two requests in one is answered properly and smuggles nothing in."""
+"""HTTP/1.1 at HAProxy: what is odd, slow or too long is answered properly, and what HTTP allows works."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ MALFORMED: dict[str, Callable[[bytes], bytes]] = {
     "a header without a colon": lambda host: b"GET /livez HTTP/1.1\r\nHost: %b\r\nnonsense\r\n\r\n" % host,
     "NUL in a header": lambda host: b"GET /livez HTTP/1.1\r\nHost: %b\r\nName: a\x00b\r\n\r\n" % host,
     "a control character in a header": lambda host: b"GET /livez HTTP/1.1\r\nHost: %b\r\nName: a\x01b\r\n\r\n" % host,
-    "a folded header": lambda host: b"POST /api/usages HTTP/1.1\r\nHost: %b\r\n Transfer-Encoding: chunked\r\n\r\n" % host,
+    "a folded header": lambda host: (
+        b"POST /api/usages HTTP/1.1\r\nHost: %b\r\n Transfer-Encoding: chunked\r\n\r\n" % host
+    ),
     "no host": lambda _: b"GET /livez HTTP/1.1\r\n\r\n",
     "two hosts": lambda host: b"GET /livez HTTP/1.1\r\nHost: %b\r\nHost: elsewhere\r\n\r\n" % host,
     "a path without a slash": lambda host: b"GET livez HTTP/1.1\r\nHost: %b\r\n\r\n" % host,
@@ -151,111 +153,6 @@ def test_slow_clients_are_cut_with_a_408(base_url: str) -> None:
         assert_problem(answer, 408, "request_timeout")
 
 
-ABSURD_LENGTHS = [
-    "18446744073709551616",
-    "18446744073709551615",
-    "18446744073709551636",
-    "9223372036854775808",
-    "9223372036854775807",
-    "999999999999999999999999999999",
-    "1000000000000",
-    "-1",
-    "+20",
-    "0x14",
-    "20.0",
-    "2e1",
-    "20 20",
-    "20, 21",
-    "20\r\nContent-Length: 21",
-    "",
-    "ten",
-    "\x0b20",
-]
-
-
-@pytest.mark.parametrize("length", ABSURD_LENGTHS, ids=ascii)
-def test_an_absurd_content_length_is_refused_and_smuggles_nothing(base_url: str, length: str) -> None:
-    """400 or 413 at once, then the connection closes: what follows is never run as a request of its own."""
-    for prefix in (b"", USAGE):
-        key = uuid.uuid4().hex
-        with Wire(base_url) as wire:
-            head = f"POST /api/usages HTTP/1.1\r\nHost: {wire.host}\r\nContent-Type: application/json\r\n"
-            wire.send(head.encode() + b"Content-Length: %b\r\n\r\n" % length.encode("latin-1") + prefix)
-            wire.send(keyed_post(wire.host, key))
-            answer = wire.answer()
-            assert answer.status in (400, 413)
-            assert_problem(answer, answer.status)
-            assert wire.rest() == b""
-        assert_not_stored(base_url, key)
-
-
-@pytest.mark.parametrize(
-    "encoding",
-    [
-        "Transfer-Encoding: chunked",
-        "transfer-encoding: Chunked",
-        "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity",
-        "Transfer-Encoding: identity\r\nTransfer-Encoding: chunked",
-        "Transfer-Encoding: gzip, chunked",
-        "Transfer-Encoding: chunked, identity",
-        "Transfer-Encoding: xchunked",
-        "Transfer-Encoding:\x0bchunked",
-        "Transfer-Encoding: chunked\x0b",
-        "Transfer-Encoding : chunked",
-        "Transfer-Encoding\x00: chunked",
-        "Transfer-Encoding: x\r\n chunked",
-        "Transfer-Encoding: chunked, chunked",
-        'Transfer-Encoding: "chunked"',
-    ],
-    ids=ascii,
-)
-@pytest.mark.parametrize("length_first", [True, False])
-def test_a_length_beside_chunks_smuggles_nothing(base_url: str, encoding: str, length_first: bool) -> None:
-    """Content-Length and Transfer-Encoding together: refused, or one answer and the connection closes; one request ran."""
-    key = uuid.uuid4().hex
-    with Wire(base_url) as wire:
-        smuggled = b"0\r\n\r\n" + keyed_post(wire.host, key)
-        length = f"Content-Length: {len(smuggled)}"
-        fields = [length, encoding] if length_first else [encoding, length]
-        lines = ["POST /api/usages HTTP/1.1", f"Host: {wire.host}", "Content-Type: application/json", *fields]
-        wire.send("\r\n".join([*lines, "", ""]).encode("latin-1") + smuggled)
-        answer = wire.answer()
-        assert 400 <= answer.status < 500
-        assert_problem(answer, answer.status)
-        # A second answer would be the smuggled request's.
-        assert wire.rest() == b""
-    assert_not_stored(base_url, key)
-
-
-@pytest.mark.parametrize(
-    "chunks",
-    [
-        b"zz\r\n{}\r\n0\r\n\r\n",
-        b"-2\r\n{}\r\n0\r\n\r\n",
-        b"0x2\r\n{}\r\n0\r\n\r\n",
-        b"ffffffffffffffff\r\n{}\r\n0\r\n\r\n",
-        b"10000000000000002\r\n{}\r\n0\r\n\r\n",
-        b"2\r\n{}xx0\r\n\r\n",
-        b"1\r\n{}\r\n0\r\n\r\n",
-    ],
-    ids=repr,
-)
-def test_a_broken_chunk_is_refused_and_stores_nothing(base_url: str, chunks: bytes) -> None:
-    """400 (413 where a size is absurd) as a problem, or a close; no answer to what follows, and nothing is stored."""
-    keys = [uuid.uuid4().hex, uuid.uuid4().hex]
-    with Wire(base_url) as wire:
-        head = f"POST /api/usages HTTP/1.1\r\nHost: {wire.host}\r\nIdempotency-Key: {keys[0]}\r\n"
-        wire.send(head.encode() + b"Transfer-Encoding: chunked\r\n\r\n" + chunks)
-        wire.send(keyed_post(wire.host, keys[1]))
-        answer = last_words(wire)
-        if answer is not None:
-            assert answer.status in (400, 408, 413)
-            assert_problem(answer, answer.status)
-        assert wire.rest() == b""
-    for key in keys:
-        assert_not_stored(base_url, key)
-
-
 def test_a_chunked_body_is_stored_as_if_sent_whole(base_url: str) -> None:
     """Chunk by chunk, with extensions and a trailer, also byte by byte; and the connection goes on."""
     bodies = (
@@ -275,9 +172,12 @@ def test_a_chunked_body_is_stored_as_if_sent_whole(base_url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "length"), [("/api/usages", 102_401), ("/api/usages", 50_000_000), ("/messages", 7_000_000), ("/messages", 2**40)]
+    ("path", "length"),
+    [("/api/usages", 102_401), ("/api/usages", 50_000_000), ("/messages", 7_000_000), ("/messages", 2**40)],
 )
-def test_a_declared_length_over_the_limit_is_refused_before_the_body_comes(base_url: str, path: str, length: int) -> None:
+def test_a_declared_length_over_the_limit_is_refused_before_the_body_comes(
+    base_url: str, path: str, length: int
+) -> None:
     """413 at once, not a byte of the body having been sent."""
     started_s = time.monotonic()
     with Wire(base_url) as wire:
@@ -286,7 +186,9 @@ def test_a_declared_length_over_the_limit_is_refused_before_the_body_comes(base_
     assert time.monotonic() - started_s < 3
 
 
-@pytest.mark.parametrize(("path", "size"), [("/api/usages", 110_000), ("/api/usages", 2_000_000), ("/messages", 8_000_000)])
+@pytest.mark.parametrize(
+    ("path", "size"), [("/api/usages", 110_000), ("/api/usages", 2_000_000), ("/messages", 8_000_000)]
+)
 def test_a_client_that_sends_too_much_still_reads_its_413(base_url: str, path: str, size: int) -> None:
     """Declared or in chunks: the answer is not lost in a reset while the client is still sending."""
     for declared in (True, False):
@@ -389,7 +291,12 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_stores_nothing(base_url:
     "headers",
     [
         [("Connection", "Upgrade, HTTP2-Settings"), ("Upgrade", "h2c"), ("HTTP2-Settings", "AAMAAABkAAQAAP__")],
-        [("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13"), ("Sec-WebSocket-Key", "eA==")],
+        [
+            ("Connection", "Upgrade"),
+            ("Upgrade", "websocket"),
+            ("Sec-WebSocket-Version", "13"),
+            ("Sec-WebSocket-Key", "eA=="),
+        ],
         [("Connection", "Content-Type, Idempotency-Key, Content-Length")],
     ],
     ids=["h2c", "websocket", "connection names headers"],

@@ -60,7 +60,9 @@ def test_every_instance_takes_its_share(cluster: RunningCluster) -> None:
     assert len(starts) == 3
     posts: list[Call] = [("POST", "/api/usages", b"{}", ())] * 600
     posted = send_all([cluster.base_url], posts, connections=24, time_limit_s=60)
-    shares = Counter(min(starts.values(), key=lambda start: abs(json.loads(each.body)["id"] - start)) for each in posted)
+    shares = Counter(
+        min(starts.values(), key=lambda start: abs(json.loads(each.body)["id"] - start)) for each in posted
+    )
     assert len(shares) == 3, shares
     assert min(shares.values()) >= 60, shares
 

@@ -131,7 +131,14 @@ def test_upper_case_hex_finds_the_same_message(base_url: str) -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [b"{}", b'{"Message": "foo"}', b'{"message": null}', b'{"message": 5}', b'{"message": ["foo"]}', b'{"message": "\\ud800"}'],
+    [
+        b"{}",
+        b'{"Message": "foo"}',
+        b'{"message": null}',
+        b'{"message": 5}',
+        b'{"message": ["foo"]}',
+        b'{"message": "\\ud800"}',
+    ],
     ids=lambda body: body.decode(),
 )
 def test_a_body_without_a_proper_message_is_refused_by_name(base_url: str, body: bytes) -> None:

@@ -25,9 +25,7 @@ def trusting(certificate: Path) -> ssl.SSLContext:
 
 def test_the_usages_services_curl_line_works(base_url: str) -> None:
     """What curl sends for the original's README: a string patientId, JSON, curl's own headers; an integer id comes."""
-    body = (
-        b'{"patientId": "100", "timestamp": "Tue Nov 01 2016 09:11:51 GMT-0500 (CDT)", "medication": "Albuterol"}'
-    )
+    body = b'{"patientId": "100", "timestamp": "Tue Nov 01 2016 09:11:51 GMT-0500 (CDT)", "medication": "Albuterol"}'
     with Wire(base_url) as wire:
         wire.send(
             b"POST /api/usages HTTP/1.1\r\nHost: %b\r\nUser-Agent: curl/7.50.1\r\nAccept: */*\r\n"

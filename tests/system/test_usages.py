@@ -120,7 +120,9 @@ def test_another_content_type_is_refused(base_url: str, content_type: str) -> No
     assert_problem(answer, 415, "unsupported_media_type")
 
 
-@pytest.mark.parametrize("headers", [[], [("Content-Type", "application/json; charset=utf-8")]], ids=["none", "charset"])
+@pytest.mark.parametrize(
+    "headers", [[], [("Content-Type", "application/json; charset=utf-8")]], ids=["none", "charset"]
+)
 def test_json_with_or_without_its_type_is_taken(base_url: str, headers: list[tuple[str, str]]) -> None:
     """No Content-Type at all is taken as JSON, and parameters do no harm."""
     assert call(base_url, "POST", "/api/usages", USAGE, headers=headers).status == 201
@@ -200,7 +202,9 @@ def test_a_key_of_any_visible_characters_is_stored_and_read(base_url: str, key: 
 
 
 @pytest.mark.parametrize(
-    "key", ["", ".", "..", "k" * 256, "two words", "tab\tinside", "umlaut\xe4", "del\x7f"], ids=lambda key: repr(key[:12])
+    "key",
+    ["", ".", "..", "k" * 256, "two words", "tab\tinside", "umlaut\xe4", "del\x7f"],
+    ids=lambda key: repr(key[:12]),
 )
 def test_a_key_that_is_none_is_refused(base_url: str, key: str) -> None:
     """400: empty, a dot segment, too long, or with other than visible ASCII characters; nothing is stored."""
@@ -219,7 +223,19 @@ def test_two_keys_on_one_request_are_refused(base_url: str) -> None:
 
 @pytest.mark.parametrize(
     "id_",
-    ["9007199254740991", "9007199254740992", "99999999999999999999999", "0", "-1", "1.0", "1e3", "+1", "abc", "0x10", "%00"],
+    [
+        "9007199254740991",
+        "9007199254740992",
+        "99999999999999999999999",
+        "0",
+        "-1",
+        "1.0",
+        "1e3",
+        "+1",
+        "abc",
+        "0x10",
+        "%00",
+    ],
 )
 def test_an_unknown_usage_is_not_found(base_url: str, id_: str) -> None:
     """404 for an id that nobody was given and for what is no integer."""

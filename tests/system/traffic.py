@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import Self
 from urllib.parse import urlsplit
 
 REQUEST_TIMEOUT_S = 30.0
@@ -88,9 +89,7 @@ def send_all(urls: Sequence[str], calls: Sequence[Call], *, connections: int, ti
     return asyncio.run(_send_all(urls, calls, connections, time_limit_s))
 
 
-async def _send_all(
-    urls: Sequence[str], calls: Sequence[Call], connections: int, time_limit_s: float
-) -> list[Outcome]:
+async def _send_all(urls: Sequence[str], calls: Sequence[Call], connections: int, time_limit_s: float) -> list[Outcome]:
     outcomes: list[Outcome | None] = [None] * len(calls)
     waiting = iter(range(len(calls)))
 
@@ -152,7 +151,13 @@ class Traffic:
     """Clients in a thread of their own that POST usages and GET each back, until the ``with`` ends or a bound is met."""
 
     def __init__(
-        self, url: str, *, connections: int = 12, pause_s: float = 0.02, time_limit_s: float = 120, count_max: int = 60_000
+        self,
+        url: str,
+        *,
+        connections: int = 12,
+        pause_s: float = 0.02,
+        time_limit_s: float = 120,
+        count_max: int = 60_000,
     ) -> None:
         self.ledger = Ledger()
         self._url = url
@@ -166,7 +171,7 @@ class Traffic:
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="traffic")
 
-    def __enter__(self) -> Traffic:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

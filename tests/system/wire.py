@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 HeaderList = Sequence[tuple[str, str]]
@@ -54,7 +54,7 @@ class Wire:
             self._socket = tls.wrap_socket(self._socket, server_hostname=parts.hostname)
         self._buffer = b""
 
-    def __enter__(self) -> Wire:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -1,0 +1,223 @@
+"""Cassandra stops, hangs, and comes back; the web instances go on without a restart."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from deploy.cluster import RunningCluster
+from tests.system.tables import assert_promises_kept, usages_by_key
+from tests.system.traffic import UNKNOWN, Traffic
+from tests.system.wire import JSON_TYPE, assert_problem, call, post_message, post_usage
+
+pytestmark = pytest.mark.usefixtures("whole_cluster")
+
+ANSWER_WITHIN_S = 1.0
+SLACK_S = 1.0
+"""What the client itself and a shared machine may add."""
+
+BACK_WITHIN_S = 30
+
+
+def instance_urls(cluster: RunningCluster) -> list[str]:
+    """The addresses of the web instances themselves."""
+    return [f"http://{process.address}:{process.port}" for process in cluster.processes("web") if process.running]
+
+
+def pids(cluster: RunningCluster) -> dict[str, int]:
+    """Who runs: to show that nobody was restarted."""
+    return {process.name: process.pid for process in cluster.processes("web")}
+
+
+def wait_for_201(url: str, within_s: float = BACK_WITHIN_S) -> None:
+    """Until a usage is acknowledged again; before that only 503 and 504 may come."""
+    deadline_s = time.monotonic() + within_s
+    while (status := post_usage(url, b"{}").status) != 201:
+        assert status in (503, 504)
+        assert time.monotonic() < deadline_s, f"{url} still answers {status} after {within_s:g} s"
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def stored(cluster: RunningCluster) -> Iterator[dict[str, str]]:
+    """Paths of what was stored before the outage."""
+    key, message = uuid.uuid4().hex, f"before {uuid.uuid4().hex}"
+    usage = post_usage(cluster.base_url, b'{"when": "before"}')
+    assert post_usage(cluster.base_url, b'{"when": "before"}', ("Idempotency-Key", key)).status == 201
+    assert post_message(cluster.base_url, message).status == 201
+    return {
+        "usage": f"/api/usages/{usage.json()['id']}",
+        "key": f"/api/usages/keys/{key}",
+        "message": f"/messages/{hashlib.sha256(message.encode()).hexdigest()}",
+    }
+
+
+def test_without_cassandra_every_answer_is_503_within_a_second_and_service_resumes_by_itself(
+    cluster: RunningCluster, cql: Any, stored: dict[str, str]
+) -> None:
+    """Reads, writes and deletes: 503 with Retry-After; ready and alive all the while; 201 again without a restart."""
+    assert cql is not None  # connected before the outage, so that it is there after it
+    there = pids(cluster)
+    refused_key, refused_message = uuid.uuid4().hex, f"refused {uuid.uuid4().hex}"
+    cluster.stop("cassandra1")
+    time.sleep(0.5)
+    calls: list[tuple[str, str, bytes | None, list[tuple[str, str]]]] = [
+        ("POST", "/api/usages", b"{}", [JSON_TYPE]),
+        ("POST", "/api/usages", b"{}", [JSON_TYPE, ("Idempotency-Key", refused_key)]),
+        ("GET", stored["usage"], None, []),
+        ("GET", stored["key"], None, []),
+        ("POST", "/messages", json.dumps({"message": refused_message}).encode(), [JSON_TYPE]),
+        ("GET", stored["message"], None, []),
+        ("DELETE", stored["message"], None, []),
+    ]
+    for _ in range(3):
+        for url in (cluster.base_url, *instance_urls(cluster)):
+            for method, path, body, headers in calls:
+                started_s = time.monotonic()
+                answer = call(url, method, path, body, headers=headers)
+                seconds = time.monotonic() - started_s
+                assert_problem(answer, 503)
+                assert seconds < ANSWER_WITHIN_S + SLACK_S, (method, path, seconds)
+            for path in ("/readyz", "/livez"):
+                assert call(url, "GET", path).status == 200
+            # What needs no store is answered as ever.
+            assert post_usage(url, b"nonsense").status == 400
+            assert post_usage(url, b'{"medication": 5}').status == 422
+            assert call(url, "GET", "/messages/short").status == 404
+            assert call(url, "GET", "/openapi.json").status == 200
+
+    cluster.start("cassandra1")
+    for url in (cluster.base_url, *instance_urls(cluster)):
+        wait_for_201(url)
+    assert pids(cluster) == there
+    for path in stored.values():
+        assert call(cluster.base_url, "GET", path).status == 200, path
+    # A 503 is a promise: certainly not stored.
+    assert call(cluster.base_url, "GET", f"/api/usages/keys/{refused_key}").status == 404
+    assert (
+        call(cluster.base_url, "GET", f"/messages/{hashlib.sha256(refused_message.encode()).hexdigest()}").status == 404
+    )
+    assert post_usage(cluster.base_url, b"{}", ("Idempotency-Key", refused_key)).status == 201
+
+
+def test_cassandra_killed_under_traffic_loses_nothing_acknowledged(cluster: RunningCluster, cql: Any) -> None:
+    """Kill -9 of the only node: 503 or 504 until it is back; every acknowledged usage was on disk, no refused one is."""
+    there = pids(cluster)
+    with Traffic(cluster.base_url, pause_s=0.01) as traffic:
+        traffic.flow(500)
+        cluster.kill("cassandra1")
+        traffic.flow(100, status=503)
+        cluster.start("cassandra1")
+        traffic.flow(200, status=201, time_limit_s=BACK_WITHIN_S)
+    ledger = traffic.ledger
+    assert set(ledger.statuses) <= {200, 201, 503, 504}, (ledger.statuses, ledger.errors)
+    assert ledger.slowest_s < 8
+    assert pids(cluster) == there
+    wait_until_readable(cql)
+    assert_promises_kept(cql, ledger)
+
+
+def wait_until_readable(cql: Any, within_s: float = BACK_WITHIN_S) -> None:
+    """Until this test's own driver session has found Cassandra again."""
+    from cassandra.cluster import DriverException, NoHostAvailable
+
+    deadline_s = time.monotonic() + within_s
+    while True:
+        try:
+            cql.execute("SELECT name FROM id_ranges")
+            return
+        except (NoHostAvailable, DriverException):
+            assert time.monotonic() < deadline_s, "the test's own session did not come back"
+            time.sleep(0.2)
+
+
+def test_a_hanging_cassandra_is_answered_for_in_time_and_loses_nothing(cluster: RunningCluster, cql: Any) -> None:
+    """SIGSTOP for six seconds: 503 or 504 in bounded time, readyz 200; SIGCONT: 201, and what was promised is kept."""
+    there = pids(cluster)
+    with Traffic(cluster.base_url, pause_s=0.01) as traffic:
+        traffic.flow(500)
+        cluster.signal("cassandra1", signal.SIGSTOP)
+        try:
+            stopped_s = time.monotonic()
+            while time.monotonic() < stopped_s + 6:
+                assert call(cluster.base_url, "GET", "/readyz").status == 200
+                time.sleep(0.2)
+        finally:
+            cluster.signal("cassandra1", signal.SIGCONT)
+        traffic.flow(200, status=201, time_limit_s=BACK_WITHIN_S)
+    ledger = traffic.ledger
+    assert set(ledger.statuses) <= {200, 201, 503, 504}, (ledger.statuses, ledger.errors)
+    assert ledger.statuses[503] + ledger.statuses[504] > 0
+    assert ledger.slowest_s < 8
+    assert pids(cluster) == there
+    wait_until_readable(cql)
+    assert_promises_kept(cql, ledger)
+
+
+def test_an_unknown_answer_is_safe_to_repeat_under_its_key(cluster: RunningCluster, cql: Any) -> None:
+    """A keyed POST into a hanging Cassandra, repeated until it is acknowledged: one usage in the table."""
+    keys = {uuid.uuid4().hex: b'{"number": %d}' % number for number in range(20)}
+    cluster.signal("cassandra1", signal.SIGSTOP)
+    try:
+        first = {
+            key: call(
+                cluster.base_url, "POST", "/api/usages", body, headers=[JSON_TYPE, ("Idempotency-Key", key)]
+            ).status
+            for key, body in list(keys.items())[:2]
+        }
+    finally:
+        cluster.signal("cassandra1", signal.SIGCONT)
+    assert set(first.values()) <= {503, 504, UNKNOWN}
+    for key, body in keys.items():
+        deadline_s = time.monotonic() + BACK_WITHIN_S
+        while post_usage(cluster.base_url, body, ("Idempotency-Key", key)).status not in (200, 201):
+            assert time.monotonic() < deadline_s
+            time.sleep(0.1)
+    wait_until_readable(cql)
+    for key, body in keys.items():
+        assert usages_by_key(cql, key) == [body]
+
+
+def test_the_parts_may_be_started_in_any_order(cluster: RunningCluster) -> None:
+    """HAProxy first, then web instances without a Cassandra, then Cassandra: each waits for the next, none dies."""
+    web = [process.name for process in cluster.processes("web")]
+    for name in ("haproxy", *web, "cassandra1"):
+        cluster.stop(name)
+
+    cluster.start("haproxy", wait=False)
+    wait_for_status(cluster.base_url, "/readyz", 503)
+    assert_problem(post_usage(cluster.base_url, b"{}"), 503, "no_instance_available")
+
+    for name in web:
+        cluster.start(name, wait=False)
+    for url in instance_urls(cluster):
+        wait_for_status(url, "/livez", 200)
+        # It has had no store session yet, so it may take no traffic.
+        assert_problem(call(url, "GET", "/readyz"), 503, "not_ready")
+        assert_problem(post_usage(url, b"{}"), 503)
+    assert_problem(post_usage(cluster.base_url, b"{}"), 503)
+
+    cluster.start("cassandra1")
+    cluster.wait_until_ready()
+    assert post_usage(cluster.base_url, b"{}").status == 201
+    assert all(process.running for process in cluster.processes())
+
+
+def wait_for_status(url: str, path: str, status: int, within_s: float = 15) -> None:
+    """Until this answer comes; nothing may listen yet."""
+    deadline_s = time.monotonic() + within_s
+    while True:
+        try:
+            if call(url, "GET", path).status == status:
+                return
+        except ConnectionError:
+            pass
+        assert time.monotonic() < deadline_s, f"{url}{path} did not answer {status} in time"
+        time.sleep(0.1)
