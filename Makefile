@@ -13,7 +13,7 @@ python = .venv/bin/python
 url = http://127.0.0.1:$(PORT)
 
 .DEFAULT_GOAL := help
-.PHONY: help run cluster test test-fast test-system lint format lock fetch venv venv-dev system-packages clean
+.PHONY: help run cluster test test-fast test-system lint format lock certificate fetch venv venv-dev system-packages clean
 
 help:
 	@echo 'make run                the service on SQLite at http://127.0.0.1:8080 (PORT=8080)'
@@ -24,6 +24,7 @@ help:
 	@echo 'make test-system        the system tests alone'
 	@echo 'make lint               ruff, ruff format, mypy --strict'
 	@echo 'make format             let ruff format and mend'
+	@echo 'make certificate        a self-signed certificate for HTTPS on port 5000 of docker-compose'
 	@echo 'make lock               write both locks anew from pyproject.toml'
 	@echo 'make system-packages    HAProxy, Java 17, Maven and openssl through the package manager, where missing'
 	@echo 'make clean              remove what was made here, save data/ and the downloads in .cache/'
@@ -67,6 +68,14 @@ lock: venv-dev
 	@set -e; lock='$(python) -m uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet --upgrade'; \
 	  $$lock --output-file requirements.lock; \
 	  $$lock --group dev --constraint requirements.lock --output-file requirements-dev.lock
+
+certificate: haproxy/certs/busyapi.pem
+
+haproxy/certs/busyapi.pem:
+	@openssl req -x509 -newkey rsa:2048 -nodes -days 365 -subj /CN=localhost \
+	  -addext subjectAltName=DNS:localhost,IP:127.0.0.1 -keyout $@.key -out $@ 2>/dev/null
+	@chmod 644 $@.key
+	@echo 'self-signed: $@ and $@.key; now: docker-compose restart haproxy'
 
 fetch: venv-dev
 	@$(python) -m deploy.cluster fetch

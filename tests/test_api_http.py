@@ -230,6 +230,7 @@ def test_an_offer_to_upgrade_is_not_taken_and_does_no_harm(connection: Connectio
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
         b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET livez HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\n\r\n",
     ],
 )
 def test_what_is_not_http_is_a_400_problem_and_the_end_of_the_connection(instance: WebInstance, raw: bytes):
@@ -308,6 +309,42 @@ def test_the_largest_usage_is_taken_to_the_byte(connection: Connection):
     assert len(body) == 102_400
     for headers in (JSON, LONG_WAY):
         assert connection.request("POST", "/api/usages", body, headers).status == 201
+
+
+# --- bodies that are too slow
+
+
+def test_a_body_that_is_not_whole_in_time_is_a_408(tmp_path: Path):
+    """Also when it trickles, on every way, and nothing is stored; a body that is just slow is taken."""
+    heads = [
+        raw_request("POST", "/api/usages", None, [*JSON, ("Content-Length", "1000")]),
+        raw_request("POST", "/api/usages", None, [*LONG_WAY, ("Content-Length", "1000")]),
+        raw_request("POST", "/messages", None, [("Content-Length", "1000")]),
+        raw_request("POST", "/messages", None, [("Transfer-Encoding", "chunked")]),
+    ]
+    with ready_instance(tmp_path, body_timeout_s=0.5) as instance, contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(instance.connect()) for _ in heads]
+        for connection, head in zip(slow, heads, strict=True):
+            connection.send(head + b"1\r\n")
+        for _ in range(3):
+            assert all(connection.silent(0.03) for connection in slow)
+            for connection in slow:
+                connection.send(b" ")
+        for connection in slow:
+            reply = connection.read()
+            assert_problem(reply, 408, "request_timeout")
+            assert reply.header("connection") == "close"
+            assert connection.ended()
+        with instance.connect() as connection:
+            raw = raw_request("POST", "/api/usages", USAGE, JSON)
+            connection.send(raw[:-10])
+            assert connection.silent(0.1)
+            connection.send(raw[-10:])
+            assert connection.read().status == 201
+            assert connection.silent(0.6)
+            assert connection.request("GET", "/livez").status == 200
+        assert count_usages(instance, "%") == 1
+        assert instance.metric("busyapi_requests_in_flight") == 1
 
 
 # --- clients that leave

@@ -8,7 +8,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from cassandra import OperationTimedOut, Unavailable, WriteFailure, WriteTimeout
 from cassandra.cluster import NoHostAvailable
 from cassandra.connection import ConnectionShutdown
 from cassandra.cqltypes import lookup_casstype
@@ -16,6 +15,7 @@ from cassandra.protocol import ErrorMessage, IsBootstrappingErrorMessage, Overlo
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cassandra import OperationTimedOut, Unavailable, WriteFailure, WriteTimeout
 from service.errors import StoreRefused, StoreUnknown
 from service.store import KeyedUsage, Put
 from service.store.cassandra_bind import bigint, list_of

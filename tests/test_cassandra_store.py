@@ -7,11 +7,11 @@ import contextlib
 import dataclasses
 import hashlib
 import socket
-import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import uvloop
@@ -22,7 +22,9 @@ from service.store import KeyedUsage
 from service.store.cassandra import CassandraStore
 from service.store.cassandra_link import CassandraLink
 from service.store.cassandra_schema import apply_schema
-from tests.cassandra_node import CassandraNode
+
+if TYPE_CHECKING:  # at run time it is a plugin, which pytest imports itself
+    from tests.cassandra_node import CassandraNode
 
 pytest_plugins = ["tests.cassandra_node"]
 
@@ -113,7 +115,7 @@ class Writer:
         ids = sorted(self.told)
         kind_of = {id_: (id_ - ids[0]) % 9 // 3 for id_ in ids}
         by_id, by_digest, by_key = ([id_ for id_ in ids if kind_of[id_] == kind] for kind in range(3))
-        found = dict(zip(by_id, await store.get_usages(by_id), strict=True))
+        found: dict[int, object] = dict(zip(by_id, await store.get_usages(by_id), strict=True))
         found |= dict(zip(by_digest, await store.get_messages([*map(digest, by_digest)]), strict=True))
         found |= dict(zip(by_key, await store.get_keyed_usages([f"key-{id_}" for id_ in by_key]), strict=True))
         assert not [result for result in found.values() if isinstance(result, StoreError)]
@@ -140,7 +142,7 @@ def test_open_says_why_it_cannot(cassandra_node: CassandraNode, keyspace: str):
     """Nobody there, no keyspace, a table missing, no such data centre: one line each, and the schema step is named."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        host, port = cassandra_node.address
+        host, _ = cassandra_node.address
         free = taken.getsockname()[1]
         nobody = cassandra_node.settings(keyspace, store=f"cassandra://{host}:{free}/{keyspace}")
         with pytest.raises(StoreRefused, match=rf"cannot connect to Cassandra at {host}:{free}"):
@@ -158,7 +160,7 @@ def test_open_says_why_it_cannot(cassandra_node: CassandraNode, keyspace: str):
         await link.open()
         await link.execute("drop", [], link.deadline_s() + 30)
         await link.close()
-        with pytest.raises(StoreRefused, match="messages.*`python -m service schema`"):
+        with pytest.raises(StoreRefused, match=r"messages.*`python -m service schema`"):
             await CassandraStore(settings).open()
 
     run(with_a_table_missing)
@@ -309,7 +311,6 @@ def test_a_message_from_far_ahead_is_kept_rather_than_half_deleted(settings: Set
 
 def test_stores_on_several_loops_at_once_do_not_meet(settings: Settings):
     """Each loop reads and writes its own connections, also when several run in one process."""
-    failures: list[BaseException] = []
 
     async def work() -> None:
         async with opened(settings) as store:
@@ -318,15 +319,6 @@ def test_stores_on_several_loops_at_once_do_not_meet(settings: Settings):
                 assert await writer.write() == {None}
             await writer.check(settings)
 
-    def thread() -> None:
-        try:
-            run(work)
-        except BaseException as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=thread) for _ in range(3)]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join(60)
-    assert not failures
+    with ThreadPoolExecutor(3) as threads:
+        for finished in [threads.submit(run, work) for _ in range(3)]:
+            finished.result(60)

@@ -228,7 +228,7 @@ ROOMY = {
 BUSY = [("submit", 5), ("turn", 0), *[("submit", 5)] * 6, ("leave", 3), ("turn", 0), ("end", 0), ("wait", 11)]
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(scripts, some_limits)
 @example(BUSY, ROOMY)
 def test_every_item_gets_exactly_its_own_answer_whatever_happens(

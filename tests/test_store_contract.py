@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from service.settings import read_settings
 from service.store import open_store
-from tests.cassandra_node import CassandraNode
 from tests.store_contract import StoreContract, Stores
+
+if TYPE_CHECKING:  # at run time it is a plugin, which pytest imports itself
+    from tests.cassandra_node import CassandraNode
 
 pytest_plugins = ["tests.cassandra_node"]
 

@@ -4,7 +4,6 @@ import contextlib
 import os
 import signal
 import sqlite3
-import time
 from pathlib import Path
 
 import psutil
@@ -86,17 +85,15 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path):
 
 def test_a_signal_while_workers_start_is_not_lost(tmp_path: Path):
     """SIGTERM as soon as the first worker says that it listens: all end, whatever they were doing."""
-    for delay_s in (0.0, 0.15):
-        with web_instance(tmp_path, workers=3) as instance:
-            time.sleep(delay_s)
-            children = workers_of(instance)
-            instance.signal(signal.SIGTERM)
-            try:
-                instance.wait(15)
-            finally:
-                for child in children:
-                    with contextlib.suppress(psutil.NoSuchProcess):
-                        child.kill()
+    with web_instance(tmp_path, workers=3) as instance:
+        children = workers_of(instance)
+        instance.signal(signal.SIGTERM)
+        try:
+            instance.wait(15)
+        finally:
+            for child in children:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    child.kill()
 
 
 def test_two_processes_on_one_file_share_keys_and_no_ids(tmp_path: Path):

@@ -117,7 +117,8 @@ async def run(options: Options) -> int:
         status = 1
     finally:
         clean = await supervisor.stop()
-    supervisor.say("stopped" if clean else "stopped; not everything ended by itself")
+    if supervisor.children:
+        supervisor.say("stopped" if clean else "stopped; not everything ended by itself")
     return status if clean else 1
 
 

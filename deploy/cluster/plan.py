@@ -98,7 +98,7 @@ class PortPicker:
         if saved.nodes != nodes:
             raise ClusterError(
                 f"the data in the state directory is of {saved.nodes} Cassandra node(s), not {nodes}: "
-                "start with as many, take another state directory, or drop the data with --fresh"
+                "start with as many, take another state directory, or drop the data with --fresh (make cluster FRESH=1)"
             )
         ports = {saved.cql, saved.storage}
         if not ports & self._taken and all(self._is_free(addresses, port) for port in ports):

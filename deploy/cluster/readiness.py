@@ -11,7 +11,7 @@ from deploy.cluster import plan, probes
 from deploy.cluster.child import Child, tail
 from deploy.cluster.errors import ClusterError
 
-CASSANDRA_TIMEOUT_S = 180.0
+CASSANDRA_TIMEOUT_S = 240.0
 WEB_TIMEOUT_S = 60.0
 HAPROXY_TIMEOUT_S = 20.0
 POLL_S = 0.1

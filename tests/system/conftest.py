@@ -37,7 +37,9 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cluster(tmp_path_factory: pytest.TempPathFactory, certificate: Path) -> Iterator[RunningCluster]:
     """The cluster that all system tests share. A test that stops a part of it uses whole_cluster."""
     state_dir = tmp_path_factory.mktemp("cluster")
-    options = Options(web=WEB, cassandra_nodes=1, port=0, certificate=certificate, state_dir=state_dir)
+    options = Options(
+        web=WEB, cassandra_nodes=1, port=0, certificate=certificate, state_dir=state_dir, cassandra_heap="512M"
+    )
     with start_cluster(options) as running:
         yield running
         assert running.close() == 0, (state_dir / "cluster.log").read_text()

@@ -7,7 +7,6 @@ import json
 import signal
 import time
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -46,7 +45,7 @@ def wait_for_201(url: str, within_s: float = BACK_WITHIN_S) -> None:
 
 
 @pytest.fixture
-def stored(cluster: RunningCluster) -> Iterator[dict[str, str]]:
+def stored(cluster: RunningCluster) -> dict[str, str]:
     """Paths of what was stored before the outage."""
     key, message = uuid.uuid4().hex, f"before {uuid.uuid4().hex}"
     usage = post_usage(cluster.base_url, b'{"when": "before"}')
@@ -77,21 +76,20 @@ def test_without_cassandra_every_answer_is_503_within_a_second_and_service_resum
         ("GET", stored["message"], None, []),
         ("DELETE", stored["message"], None, []),
     ]
-    for _ in range(3):
-        for url in (cluster.base_url, *instance_urls(cluster)):
-            for method, path, body, headers in calls:
-                started_s = time.monotonic()
-                answer = call(url, method, path, body, headers=headers)
-                seconds = time.monotonic() - started_s
-                assert_problem(answer, 503)
-                assert seconds < ANSWER_WITHIN_S + SLACK_S, (method, path, seconds)
-            for path in ("/readyz", "/livez"):
-                assert call(url, "GET", path).status == 200
-            # What needs no store is answered as ever.
-            assert post_usage(url, b"nonsense").status == 400
-            assert post_usage(url, b'{"medication": 5}').status == 422
-            assert call(url, "GET", "/messages/short").status == 404
-            assert call(url, "GET", "/openapi.json").status == 200
+    for url in (cluster.base_url, *instance_urls(cluster), cluster.base_url):
+        for method, path, body, headers in calls:
+            started_s = time.monotonic()
+            answer = call(url, method, path, body, headers=headers)
+            seconds = time.monotonic() - started_s
+            assert_problem(answer, 503)
+            assert seconds < ANSWER_WITHIN_S + SLACK_S, (method, path, seconds)
+        for path in ("/readyz", "/livez"):
+            assert call(url, "GET", path).status == 200
+        # What needs no store is answered as ever.
+        assert post_usage(url, b"nonsense").status == 400
+        assert post_usage(url, b'{"medication": 5}').status == 422
+        assert call(url, "GET", "/messages/short").status == 404
+        assert call(url, "GET", "/openapi.json").status == 200
 
     cluster.start("cassandra1")
     for url in (cluster.base_url, *instance_urls(cluster)):
@@ -117,7 +115,7 @@ def test_cassandra_killed_under_traffic_loses_nothing_acknowledged(cluster: Runn
         cluster.start("cassandra1")
         traffic.flow(200, status=201, time_limit_s=BACK_WITHIN_S)
     ledger = traffic.ledger
-    assert set(ledger.statuses) <= {200, 201, 503, 504}, (ledger.statuses, ledger.errors)
+    assert set(ledger.statuses) <= {200, 201, 503, 504}, (ledger.statuses, ledger.reasons)
     assert ledger.slowest_s < 8
     assert pids(cluster) == there
     wait_until_readable(cql)
@@ -153,7 +151,7 @@ def test_a_hanging_cassandra_is_answered_for_in_time_and_loses_nothing(cluster: 
             cluster.signal("cassandra1", signal.SIGCONT)
         traffic.flow(200, status=201, time_limit_s=BACK_WITHIN_S)
     ledger = traffic.ledger
-    assert set(ledger.statuses) <= {200, 201, 503, 504}, (ledger.statuses, ledger.errors)
+    assert set(ledger.statuses) <= {200, 201, 503, 504}, (ledger.statuses, ledger.reasons)
     assert ledger.statuses[503] + ledger.statuses[504] > 0
     assert ledger.slowest_s < 8
     assert pids(cluster) == there
@@ -189,7 +187,7 @@ def test_the_parts_may_be_started_in_any_order(cluster: RunningCluster) -> None:
     """HAProxy first, then web instances without a Cassandra, then Cassandra: each waits for the next, none dies."""
     web = [process.name for process in cluster.processes("web")]
     for name in ("haproxy", *web, "cassandra1"):
-        cluster.stop(name)
+        cluster.kill(name)
 
     cluster.start("haproxy", wait=False)
     wait_for_status(cluster.base_url, "/readyz", 503)

@@ -52,7 +52,7 @@ def descendants(cluster: RunningCluster) -> list[psutil.Process]:
 @pytest.mark.timeout(400)
 def test_a_cluster_outlives_its_processes_and_nothing_outlives_a_cluster(tmp_path: Path):
     """With RESTART=1 a killed instance comes back; kill -9 of the tool leaves no process; the next start has the data."""
-    options = Options(web=1, cassandra_nodes=1, port=0, state_dir=tmp_path, restart=True)
+    options = Options(web=1, cassandra_nodes=1, port=0, state_dir=tmp_path, restart=True, cassandra_heap="512M")
     with start_cluster(options) as cluster:
         usage_id = post_usage(cluster)
 

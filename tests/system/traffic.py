@@ -20,6 +20,7 @@ from typing import Self
 from urllib.parse import urlsplit
 
 REQUEST_TIMEOUT_S = 30.0
+REFUSED_PAUSE_S = 0.2
 UNKNOWN = 0
 """The status of a request whose answer never came."""
 
@@ -114,15 +115,15 @@ class Ledger:
     unknown: list[bytes] = field(default_factory=list)
     misread: list[str] = field(default_factory=list)
     statuses: Counter[int] = field(default_factory=Counter)
-    errors: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
     slowest_s: float = 0.0
 
     def note(self, outcome: Outcome) -> None:
         """Count an answer of any kind."""
         self.statuses[outcome.status] += 1
         self.slowest_s = max(self.slowest_s, outcome.seconds)
-        if outcome.error:
-            self.errors[outcome.error] += 1
+        if outcome.status not in (200, 201):
+            self.reasons[outcome.error or json.loads(outcome.body)["code"]] += 1
 
     def posted(self, usage: bytes, outcome: Outcome) -> int | None:
         """Enter what a POST was told; the id when it was acknowledged."""
@@ -219,5 +220,6 @@ class Traffic:
             if id_ is not None and self._goes_on():
                 await asyncio.sleep(self._pause_s)
                 self.ledger.read(id_, await connection.exchange(("GET", f"/api/usages/{id_}", None, ())))
-            await asyncio.sleep(self._pause_s)
+            # A refused client goes easy on a service in trouble, though not as long as Retry-After would have it.
+            await asyncio.sleep(self._pause_s if id_ is not None else REFUSED_PAUSE_S)
         connection.close()
