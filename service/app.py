@@ -122,7 +122,7 @@ class Application:
         if self.settings.cors_origins:
             headers.extend(cors.answer_headers(self.settings.cors_origins, request.headers))
         left = request.body_left()
-        if left or self.instance.draining:
+        if (left or self.instance.draining) and (b"connection", b"close") not in headers:
             headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
         await send({"type": "http.response.body", "body": response.body, "more_body": left})

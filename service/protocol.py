@@ -99,7 +99,10 @@ class Protocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._decline_upgrade(data[upgrade.args[0] :])
+            if self.parser.get_method() == b"CONNECT":
+                self.send_400_response("")
+            else:
+                self._decline_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError:
             self.send_400_response("")
         cycle = self.cycle
@@ -195,7 +198,7 @@ class Protocol(HttpToolsProtocol):
                     self.transport.close()
                 return
         problem = Problem(400, "bad_request", "This is not a valid HTTP request.")
-        id_ = request_id(None)
+        id_ = request_id(dict(self.headers or ()).get(b"x-request-id"))
         response = self._serving.reporter.problem(problem, id_, "?", "?", time.perf_counter())
         response.headers.append((b"x-request-id", id_.encode()))
         self.transport.write(self._bytes(response, keep_alive=False))

@@ -14,10 +14,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 log = logging.getLogger(__name__)
 
 RESTART_DELAY_S = 1.0
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def run_workers(sockets: list[socket.socket], serve: Callable[[socket.socket, int], None]) -> int:
@@ -28,11 +30,14 @@ def run_workers(sockets: list[socket.socket], serve: Callable[[socket.socket, in
     with tempfile.TemporaryDirectory(prefix="busyapi-metrics-") as directory:
         # prometheus_client decides at its import where values live; nothing has imported it yet.
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
-        return _Parent(sockets, serve).run()
+        return _Parent(sockets, serve, Path(directory)).run()
 
 
 class _Parent:
-    def __init__(self, sockets: list[socket.socket], serve: Callable[[socket.socket, int], None]) -> None:
+    def __init__(
+        self, sockets: list[socket.socket], serve: Callable[[socket.socket, int], None], metrics: Path
+    ) -> None:
+        self._metrics = metrics
         self._sockets = sockets
         self._serve = serve
         self._pids: dict[int, int] = {}
@@ -40,7 +45,7 @@ class _Parent:
         self._alive_read, self._alive_write = os.pipe()
 
     def run(self) -> int:
-        for signal_ in (signal.SIGTERM, signal.SIGINT):
+        for signal_ in SIGNALS:
             signal.signal(signal_, self._stop)
         for index in range(len(self._sockets)):
             self._start(index)
@@ -49,6 +54,9 @@ class _Parent:
             pid, wait_status = os.wait()
             code = os.waitstatus_to_exitcode(wait_status)
             index = self._pids.pop(pid)
+            # What prometheus_client's mark_process_dead does, which the parent must not import.
+            for gauges in self._metrics.glob(f"gauge_live*_{pid}.db"):
+                gauges.unlink(missing_ok=True)
             if self._stopping:
                 status = status or abs(code)
             else:
@@ -60,10 +68,16 @@ class _Parent:
         return status
 
     def _start(self, index: int) -> None:
+        # A signal between the fork and the note of its pid would miss the child, or reach it with this process's handler.
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         pid = os.fork()
         if pid:
             self._pids[pid] = index
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             return
+        for signal_ in SIGNALS:
+            signal.signal(signal_, _exit_before_serving)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         try:
             os.close(self._alive_write)
             for other in self._sockets[:index] + self._sockets[index + 1 :]:
@@ -82,3 +96,8 @@ class _Parent:
             self._stopping = True
             for pid in self._pids:
                 os.kill(pid, signal.SIGTERM if signal_ == signal.SIGTERM else signal.SIGINT)
+
+
+def _exit_before_serving(_signal: int, _frame: object) -> None:
+    """Until the server has handlers of its own there is nothing to drain."""
+    os._exit(0)

@@ -88,6 +88,7 @@ class ControlledCommit:
         self.flights: list[Flight] = []
 
     async def __call__(self, items: Sequence[int]) -> Sequence[str | StoreError]:
+        """Put a group in flight."""
         flight = Flight(list(items), asyncio.get_running_loop().create_future())
         self.flights.append(flight)
         result: Sequence[str | StoreError] = await flight.outcome

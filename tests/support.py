@@ -216,7 +216,9 @@ class WebInstance:
 
 
 @contextlib.contextmanager
-def web_instance(directory: Path, *arguments: str, store: Path | None = None, **settings: object) -> Iterator[WebInstance]:
+def web_instance(
+    directory: Path, *arguments: str, store: Path | None = None, **settings: object
+) -> Iterator[WebInstance]:
     """A web instance on a free port with SQLite in ``directory``, ready; ended, with its workers, in any case.
 
     Its log must then hold no traceback: whatever a test does to it, it shall not be a bug.
@@ -258,7 +260,7 @@ def ready_instance(
 
 
 def clean_environ(**settings: object) -> dict[str, str]:
-    """This environment with these settings and no others."""
+    """The environment with these settings and no others."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("BUSYAPI_")}
     environ.update({f"BUSYAPI_{name.upper()}": str(value) for name, value in settings.items()})
     return environ

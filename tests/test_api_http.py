@@ -31,11 +31,13 @@ GETS = ["/livez", "/readyz", "/metrics", "/openapi.json", "/docs", "/api/usages/
 # --- paths and methods
 
 
-@pytest.mark.parametrize(
-    "target",
-    ["/", "/api", "/api/", "/api/usages/", "/api/usages/1/", "/api/usages/1/2", "/API/usages", "/api//usages", "//", "/messages/"]
-    + [f"/messages/{'a' * 64}/", "/livez/", "/readyz/", "/docs/", "/redoc", "/docs/oauth2-redirect", "/favicon.ico", "/api/usage"],
-)
+UNKNOWN = """
+    / // /api /api/ /api/usage /api/usages/ /api/usages/1/ /api/usages/1/2 /API/usages /api//usages /messages/
+    /livez/ /readyz/ /docs/ /redoc /docs/oauth2-redirect /favicon.ico
+"""
+
+
+@pytest.mark.parametrize("target", [*UNKNOWN.split(), f"/messages/{'a' * 64}/"])
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_an_unknown_path_is_a_404(connection: Connection, method: str, target: str):
     """A trailing slash included: one resource has one path."""
@@ -182,7 +184,9 @@ def test_a_chunked_body_is_taken(connection: Connection, size: int):
 
 def test_expect_100_continue_is_answered_before_the_body(connection: Connection):
     """The client waits for 100 and then sends."""
-    head = raw_request("POST", "/api/usages", None, [*JSON, ("Content-Length", str(len(USAGE))), ("Expect", "100-continue")])
+    head = raw_request(
+        "POST", "/api/usages", None, [*JSON, ("Content-Length", str(len(USAGE))), ("Expect", "100-continue")]
+    )
     connection.send(head)
     eventually(lambda: not connection.silent(0.05))
     connection.send(USAGE)
@@ -245,7 +249,9 @@ def test_what_is_not_http_is_a_400_problem_and_the_end_of_the_connection(instanc
 def test_garbage_behind_a_request_does_not_take_its_answer(instance: WebInstance, headers: Headers):
     """A 4xx says that nothing was stored: it must not be read as the answer to a usage that was."""
     with instance.connect() as connection:
-        connection.send(raw_request("POST", "/api/usages", b'{"x": "before garbage"}', headers) + b"\x00garbage\r\n\r\n")
+        connection.send(
+            raw_request("POST", "/api/usages", b'{"x": "before garbage"}', headers) + b"\x00garbage\r\n\r\n"
+        )
         try:
             first = connection.read()
         except (ConnectionEnded, ConnectionResetError):
@@ -315,21 +321,21 @@ def test_the_largest_usage_is_taken_to_the_byte(connection: Connection):
 
 
 def test_a_body_that_is_not_whole_in_time_is_a_408(tmp_path: Path):
-    """Also when it trickles, on every way, and nothing is stored; a body that is just slow is taken."""
+    """Also when it trickles, on every way, and nothing is stored; a request that is whole has no such limit."""
     heads = [
         raw_request("POST", "/api/usages", None, [*JSON, ("Content-Length", "1000")]),
         raw_request("POST", "/api/usages", None, [*LONG_WAY, ("Content-Length", "1000")]),
         raw_request("POST", "/messages", None, [("Content-Length", "1000")]),
-        raw_request("POST", "/messages", None, [("Transfer-Encoding", "chunked")]),
+        raw_request("POST", "/messages", None, [("Transfer-Encoding", "chunked")]) + b"100\r\n",
     ]
     with ready_instance(tmp_path, body_timeout_s=0.5) as instance, contextlib.ExitStack() as stack:
         slow = [stack.enter_context(instance.connect()) for _ in heads]
         for connection, head in zip(slow, heads, strict=True):
-            connection.send(head + b"1\r\n")
-        for _ in range(3):
-            assert all(connection.silent(0.03) for connection in slow)
+            connection.send(head)
+        while any(connection.silent(0.05) for connection in slow):
             for connection in slow:
-                connection.send(b" ")
+                with contextlib.suppress(ConnectionError):
+                    connection.send(b" ")
         for connection in slow:
             reply = connection.read()
             assert_problem(reply, 408, "request_timeout")
@@ -338,7 +344,6 @@ def test_a_body_that_is_not_whole_in_time_is_a_408(tmp_path: Path):
         with instance.connect() as connection:
             raw = raw_request("POST", "/api/usages", USAGE, JSON)
             connection.send(raw[:-10])
-            assert connection.silent(0.1)
             connection.send(raw[-10:])
             assert connection.read().status == 201
             assert connection.silent(0.6)
@@ -356,7 +361,9 @@ def test_a_client_that_leaves_in_its_body_stores_nothing_and_leaves_nothing(inst
     failed = len(instance.logged("failed"))
     for reset in (False, True) * 10:
         connection = instance.connect()
-        connection.send(raw_request("POST", "/api/usages", None, [*headers, ("Content-Length", "1000")]) + b'{"half": "')
+        connection.send(
+            raw_request("POST", "/api/usages", None, [*headers, ("Content-Length", "1000")]) + b'{"half": "'
+        )
         if reset:
             connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
         connection.close()
@@ -377,6 +384,7 @@ def test_a_client_that_leaves_before_its_answer_has_its_usage_stored(instance: W
 
 
 def count_usages(instance: WebInstance, pattern: str) -> int:
+    """How many stored usages look like this."""
     with contextlib.closing(sqlite3.connect(instance.store_path)) as database:
         (count,) = database.execute("SELECT count(*) FROM usages WHERE usage LIKE ?", (pattern,)).fetchone()
     return int(count)
@@ -393,7 +401,10 @@ def test_cors_is_off(connection: Connection):
 
 def test_cors_is_on_for_the_origins_that_are_set(tmp_path: Path):
     """Preflight and answers name the origin, problems too; other origins get nothing, and a problem for a preflight."""
-    preflight = [("Access-Control-Request-Method", "POST"), ("Access-Control-Request-Headers", "content-type,idempotency-key")]
+    preflight = [
+        ("Access-Control-Request-Method", "POST"),
+        ("Access-Control-Request-Headers", "content-type,idempotency-key"),
+    ]
     with ready_instance(tmp_path, cors_origins="https://a.example") as instance, instance.connect() as connection:
         asked = connection.request("OPTIONS", "/api/usages", None, [("Origin", "https://a.example"), *preflight])
         assert asked.status in (200, 204)

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -15,10 +16,12 @@ FOO = "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae"
 
 
 def post(connection: Connection, message: str, headers: Headers = ()) -> Reply:
+    """POST /messages with this text."""
     return connection.request("POST", "/messages", json.dumps({"message": message}).encode(), headers)
 
 
 def digest_of(message: str) -> str:
+    """What a message is found under."""
     return hashlib.sha256(message.encode()).hexdigest()
 
 
@@ -41,7 +44,9 @@ def test_the_content_type_of_a_message_does_not_matter(connection: Connection, c
     assert post(connection, "foo", headers).status == 201
 
 
-messages = st.text(max_size=50) | st.sampled_from(["", "\x00", "a\x00b", "\x00" * 10, "é", "😀", "\u2028", '"\\', "\x7f\x80"])
+messages = st.text(max_size=50) | st.sampled_from(
+    ["", "\x00", "a\x00b", "\x00" * 10, "é", "😀", "\u2028", '"\\', "\x7f\x80"]
+)
 
 
 @settings(max_examples=40)
@@ -125,7 +130,8 @@ def test_a_deleted_message_is_gone_until_it_is_posted_again(connection: Connecti
 
 
 @pytest.mark.parametrize(
-    "digest", ["a" * 64, "a" * 63, "a" * 65, "g" * 64, "a", "%20" + "a" * 63, "0x" + "a" * 62, "é".encode().hex(), "%00"]
+    "digest",
+    ["a" * 64, "a" * 63, "a" * 65, "g" * 64, "a", "%20" + "a" * 63, "0x" + "a" * 62, "é".encode().hex(), "%00"],
 )
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
 def test_an_unknown_or_malformed_digest_is_the_old_services_404(connection: Connection, method: str, digest: str):
@@ -179,7 +185,11 @@ def test_the_limit_counts_utf8_and_not_json(instance: WebInstance, character: st
 
 def test_the_limits_and_the_cache_rule_are_settings(tmp_path: Path):
     """A smaller limit and a longer cache, both as set."""
-    settings_ = {"message_bytes_max": 10, "usage_bytes_max": 20, "message_cache_control": "private, max-age=60"}
+    settings_: dict[str, Any] = {
+        "message_bytes_max": 10,
+        "usage_bytes_max": 20,
+        "message_cache_control": "private, max-age=60",
+    }
     with ready_instance(tmp_path, **settings_) as instance, instance.connect() as connection:
         assert post(connection, "x" * 10).status == 201
         reply = connection.request("GET", "/messages/" + digest_of("x" * 10))

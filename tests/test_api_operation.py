@@ -162,7 +162,11 @@ def log_after_traffic(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The log lines of an instance that had successes, refusals and a failure, by request id."""
     with ready_instance(tmp_path_factory.mktemp("logs")) as instance, instance.connect() as connection:
         for way, headers in (("s", JSON), ("l", [*JSON, ("Connection", "keep-alive")])):
-            for name, body in (("ok", b'{"medication": "secret"}'), ("bad", b'{"medication": ["secret"]}'), ("json", b"secret")):
+            for name, body in (
+                ("ok", b'{"medication": "secret"}'),
+                ("bad", b'{"medication": ["secret"]}'),
+                ("json", b"secret"),
+            ):
                 connection.request("POST", "/api/usages", body, [*headers, ("X-Request-ID", f"{way}-{name}")])
         connection.request("POST", "/messages", b'{"message": "secret"}', [("X-Request-ID", "m-ok")])
         connection.request("POST", "/messages", b'{"message": ["secret"]}', [("X-Request-ID", "m-bad")])
@@ -182,7 +186,12 @@ def test_every_refusal_is_one_line_with_its_request_id(log_after_traffic: WebIns
     assert len(refused) == len({line["request_id"] for line in refused}) == 8
     for way in "sl":
         line = lines[f"{way}-bad"]
-        assert (line["level"], line["status"], line["code"], line["field"]) == ("info", 422, "invalid_field", "medication")
+        assert (line["level"], line["status"], line["code"], line["field"]) == (
+            "info",
+            422,
+            "invalid_field",
+            "medication",
+        )
         assert (line["method"], line["path"]) == ("POST", "/api/usages")
         assert line["duration_ms"] >= 0
         assert lines[f"{way}-json"]["code"] == "invalid_json"

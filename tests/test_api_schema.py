@@ -31,7 +31,13 @@ def test_every_answer_is_one_that_the_document_promises(api: Any, path: str, met
     asked = []
 
     @seed(20161101)
-    @settings(max_examples=20, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck), deadline=None, database=None)
+    @settings(
+        max_examples=20,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=list(HealthCheck),
+        deadline=None,
+        database=None,
+    )
     @given(case=api[path][method].as_strategy(generation_mode=mode))
     def ask(case: Any) -> None:
         response = case.call(timeout=20)

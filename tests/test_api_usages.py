@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 import sqlite3
 from typing import Any
@@ -25,6 +25,7 @@ ways = pytest.mark.parametrize("headers", WAYS.values(), ids=WAYS.keys())
 
 
 def post(connection: Connection, body: bytes = USAGE, headers: Headers = JSON) -> Any:
+    """POST /api/usages."""
     return connection.request("POST", "/api/usages", body, headers)
 
 
@@ -62,9 +63,9 @@ def test_the_originals_curl_line_works(connection: Connection):
 def test_a_stored_usage_is_read_as_it_was_sent(connection: Connection, headers: Headers):
     """The client's own bytes, white space and double names and all, with id and time around them."""
     body = b' {"patientId" : 1,\n\t"x":1.50, "x": 1e999, "\\u00e9": "\\ud800 \xc3\xa9" } \r\n'
-    before = datetime.datetime.now(datetime.UTC)
+    before = dt.datetime.now(dt.UTC)
     id_ = post(connection, body, headers).json()["id"]
-    after = datetime.datetime.now(datetime.UTC)
+    after = dt.datetime.now(dt.UTC)
     read = connection.request("GET", f"/api/usages/{id_}")
     assert read.header("content-type") == "application/json"
     assert read.body.endswith(b'"usage": ' + body + b"}")
@@ -72,8 +73,8 @@ def test_a_stored_usage_is_read_as_it_was_sent(connection: Connection, headers: 
     assert list(document) == ["id", "received_at", "usage"]
     assert document["id"] == id_
     assert document["received_at"].endswith("Z")
-    received_at = datetime.datetime.fromisoformat(document["received_at"])
-    slack = datetime.timedelta(milliseconds=5)
+    received_at = dt.datetime.fromisoformat(document["received_at"])
+    slack = dt.timedelta(milliseconds=5)
     assert before - slack <= received_at <= after + slack
 
 
@@ -119,7 +120,9 @@ def test_the_short_way_and_the_long_way_answer_alike(connection: Connection, bod
 
 texts = st.text(max_size=8)
 documents = st.dictionaries(
-    texts, st.recursive(st.none() | st.integers() | st.floats(allow_nan=False) | texts, lambda s: st.lists(s, max_size=3)), max_size=4
+    texts,
+    st.recursive(st.none() | st.integers() | st.floats(allow_nan=False) | texts, lambda s: st.lists(s, max_size=3)),
+    max_size=4,
 )
 
 
@@ -191,10 +194,14 @@ def test_a_wrong_body_is_refused_with_a_problem_that_names_what_is_wrong(
         assert post(connection).status == 201
 
 
-@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "application/json; charset=latin-1"])
+@pytest.mark.parametrize(
+    "content_type", ["text/plain", "application/x-www-form-urlencoded", "application/json; charset=latin-1"]
+)
 def test_another_content_type_is_a_415(connection: Connection, content_type: str):
     """A usage is JSON; only no Content-Type at all is taken for it."""
-    assert_problem(post(connection, headers=[("Content-Type", content_type)]), 415, "unsupported_media_type", "Content-Type")
+    assert_problem(
+        post(connection, headers=[("Content-Type", content_type)]), 415, "unsupported_media_type", "Content-Type"
+    )
     assert post(connection).status == 201
 
 

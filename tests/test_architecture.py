@@ -12,7 +12,14 @@ LINES_MAX = 320
 SERVICE = sorted((ROOT / "service").rglob("*.py"))
 
 HTTP = {"service.app", "service.http", "service.usages", "service.messages", "service.routes", "service.health"}
-HTTP |= {"service.parsing", "service.openapi", "service.server", "service.instance", "service.admission", "service.workers"}
+HTTP |= {
+    "service.parsing",
+    "service.openapi",
+    "service.server",
+    "service.instance",
+    "service.admission",
+    "service.workers",
+}
 
 ALLOWED = {
     "service.errors": set(),
@@ -35,6 +42,7 @@ FRAMEWORKS = {"fastapi", "starlette", "uvicorn", "httptools", "prometheus_client
 
 
 def module(path: Path) -> str:
+    """A file's dotted name."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 

@@ -22,7 +22,7 @@ def test_a_caller_that_leaves_before_its_group_is_formed_is_not_written():
         await turns()
         assert commit.flights[1].items == [1, 3]
         commit.flights[1].succeed()
-        assert await asyncio.gather(futures[0], futures[2]) == ["stored 1", "stored 3"]
+        assert (await futures[0], await futures[2]) == ("stored 1", "stored 3")
         assert (group.waiting, group.waiting_bytes, group.in_flight_items) == (0, 0, 0)
 
     run(main())

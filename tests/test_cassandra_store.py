@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # at run time it is a plugin, which pytest imports itself
     from tests.cassandra_node import CassandraNode
 
 pytest_plugins = ["tests.cassandra_node"]
+pytestmark = pytest.mark.cassandra
 
 STORE_TIMEOUT_S = 2.0
 SCHEDULING_S = 3.0

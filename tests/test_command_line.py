@@ -103,7 +103,8 @@ def test_schema_makes_the_tables_and_may_be_repeated(tmp_path: Path):
     environ = clean_environ(store=url)
     arguments = [sys.executable, "-m", "service", "schema"]
     running = [
-        subprocess.Popen(arguments, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(3)
+        subprocess.Popen(arguments, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for _ in range(3)
     ]
     try:
         for process in running:

@@ -184,7 +184,9 @@ class Model:
         assert (group.waiting, group.waiting_bytes, group.in_flight, group.in_flight_items) == (0, 0, 0, 0)
 
 
-def run_script(script: Sequence[tuple[str, int]], limits: dict[str, int], kind: Any = GroupCommit) -> None:
+def run_script(script: Sequence[tuple[str, int]], limits: dict[str, Any], kind: Any = GroupCommit) -> None:
+    """Carry out a script and let everything end; fails where the model and the group commit differ."""
+
     async def main() -> None:
         commit = ControlledCommit()
         model = Model(group_commit(commit, kind, queue_wait_max_s=WAIT_MAX_S, **limits), commit)
@@ -231,9 +233,7 @@ BUSY = [("submit", 5), ("turn", 0), *[("submit", 5)] * 6, ("leave", 3), ("turn",
 @settings(max_examples=100)
 @given(scripts, some_limits)
 @example(BUSY, ROOMY)
-def test_every_item_gets_exactly_its_own_answer_whatever_happens(
-    script: list[tuple[str, int]], limits: dict[str, int]
-):
+def test_every_item_gets_exactly_its_own_answer_whatever_happens(script: list[tuple[str, int]], limits: dict[str, int]):
     """Order, bounds, deadlines and answers hold after every step, and nothing is left at the end."""
     run_script(script, limits)
 

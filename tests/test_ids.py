@@ -26,6 +26,7 @@ class Leases:
         self.gate: asyncio.Event | None = None
 
     async def lease(self, count: int) -> int:
+        """As a store's lease_ids."""
         if self.gate is not None:
             await self.gate.wait()
         if self.failures:
@@ -35,12 +36,14 @@ class Leases:
         return first
 
     async def give_back(self, first: int, end: int) -> None:
+        """As a store's return_ids."""
         self.given_back.append((first, end))
         if self.failures:
             raise self.failures.pop()
 
 
 def allocator(leases: Leases, size: int = 100) -> IdAllocator:
+    """An allocator with small leases."""
     return IdAllocator(leases.lease, leases.give_back, size)
 
 
@@ -218,6 +221,7 @@ def test_a_close_survives_a_store_that_is_away_and_a_fetch_that_hangs():
 
 
 def sqlite(path: Path) -> Settings:
+    """Settings for a store in this file."""
     return read_settings({"BUSYAPI_STORE": f"sqlite:///{path}"})
 
 

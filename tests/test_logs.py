@@ -13,6 +13,7 @@ from service.logs import TEXT_MAX, JsonFormatter, TextFormatter
 
 
 def record(message: str, **fields: Any) -> logging.LogRecord:
+    """A log record with fields."""
     made = logging.LogRecord("service.test", logging.INFO, __file__, 1, message, None, None)
     made.fields = fields
     return made

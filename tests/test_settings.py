@@ -78,7 +78,9 @@ def bounds() -> list[tuple[str, str, str]]:
 def readme_rows(prefix: str) -> list[list[str]]:
     """The cells of README's table rows whose first cell is a name with this prefix."""
     lines = (ROOT / "README.md").read_text().splitlines()
-    rows = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines if line.startswith(f"| `{prefix}")]
+    rows = [
+        [cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines if line.startswith(f"| `{prefix}")
+    ]
     return [[row[0].strip("`"), *row[1:]] for row in rows]
 
 
@@ -139,7 +141,7 @@ def test_a_sqlite_path_may_be_relative_absolute_and_percent_encoded():
 
 def test_a_variable_that_is_set_but_empty_counts_as_not_set():
     """Compose files pass on what the shell does not have."""
-    assert read_settings({name: " " for name in NAMES}) == read_settings({})
+    assert read_settings(dict.fromkeys(NAMES, " ")) == read_settings({})
 
 
 def test_origins_are_a_list_with_commas():

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,10 +35,13 @@ class Load:
         self.refused: list[int] = []
         self.cut_off = 0
         self.stopping = threading.Event()
-        self._threads = [threading.Thread(target=self._client, args=(number,), daemon=True) for number in range(clients)]
+        self._threads = [
+            threading.Thread(target=self._client, args=(number,), daemon=True) for number in range(clients)
+        ]
 
     @contextlib.contextmanager
     def running(self) -> Iterator[Load]:
+        """Load while this lasts; some of it is acknowledged before."""
         for thread in self._threads:
             thread.start()
         try:
@@ -146,6 +150,7 @@ def test_requests_in_flight_are_answered_before_the_end(tmp_path: Path):
 
 
 def refuses_connections(instance: WebInstance) -> bool:
+    """Whether nobody listens any more."""
     try:
         instance.connect().close()
     except OSError:
@@ -155,27 +160,30 @@ def refuses_connections(instance: WebInstance) -> bool:
 
 def test_a_store_that_hangs_does_not_keep_the_process_for_ever(tmp_path: Path):
     """drain_timeout_s bounds the wait: what waits then is refused or cut off, never acknowledged."""
-    limits = {"drain_timeout_s": 0.5, "queue_wait_max_s": 60, "sqlite_busy_timeout_s": 60, "store_timeout_s": 60}
-    with ready_instance(tmp_path, **limits) as instance:
-        with contextlib.closing(sqlite3.connect(instance.store_path, isolation_level=None)) as database:
-            database.execute("BEGIN IMMEDIATE")
-            connections = [instance.connect() for _ in range(3)]
-            for connection in connections:
-                connection.send(raw_request("POST", "/api/usages", b"{}", JSON))
-            eventually(lambda: instance.metric("busyapi_requests_in_flight") == 4)
-            instance.signal(signal.SIGTERM)
-            instance.wait(20)
-            for connection in connections:
-                with contextlib.suppress(*GONE):
-                    assert connection.read().status in (503, 500, 504)
-                connection.close()
+    limits: dict[str, Any] = {"queue_wait_max_s": 60, "sqlite_busy_timeout_s": 60, "store_timeout_s": 60}
+    with (
+        ready_instance(tmp_path, drain_timeout_s=0.5, **limits) as instance,
+        contextlib.closing(sqlite3.connect(instance.store_path, isolation_level=None)) as database,
+    ):
+        database.execute("BEGIN IMMEDIATE")
+        connections = [instance.connect() for _ in range(3)]
+        for connection in connections:
+            connection.send(raw_request("POST", "/api/usages", b"{}", JSON))
+        eventually(lambda: instance.metric("busyapi_requests_in_flight") == 4)
+        instance.signal(signal.SIGTERM)
+        instance.wait(20)
+        for connection in connections:
+            with contextlib.suppress(*GONE):
+                assert connection.read().status in (503, 500, 504)
+            connection.close()
 
 
 def test_kill_9_under_load_loses_nothing_that_was_acknowledged(tmp_path: Path):
     """Every 2xx was on disk before it was sent; the next start goes on with greater ids, the same keys and messages."""
     with ready_instance(tmp_path) as instance:
         kept, deleted = (
-            instance.request("POST", "/messages", b'{"message": "%b"}' % text).json()["digest"] for text in (b"kept", b"gone")
+            instance.request("POST", "/messages", b'{"message": "%b"}' % text).json()["digest"]
+            for text in (b"kept", b"gone")
         )
         load = Load(instance, 16)
         with load.running():

@@ -15,7 +15,10 @@ LEASE = 131_072
 
 
 def workers_of(instance: WebInstance) -> list[psutil.Process]:
-    return [child for child in psutil.Process(instance.process.pid).children() if child.status() != psutil.STATUS_ZOMBIE]
+    """The living worker processes."""
+    return [
+        child for child in psutil.Process(instance.process.pid).children() if child.status() != psutil.STATUS_ZOMBIE
+    ]
 
 
 def post_many(instances: list[WebInstance], clients: int = 12, count: int = 25) -> list[int]:
@@ -33,6 +36,7 @@ def post_many(instances: list[WebInstance], clients: int = 12, count: int = 25) 
 
 
 def stored_ids(path: Path) -> set[int]:
+    """The ids of all usages in the file."""
     with contextlib.closing(sqlite3.connect(path)) as database:
         return {id_ for (id_,) in database.execute("SELECT id FROM usages")}
 

@@ -11,7 +11,7 @@ import random
 from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any
 
-from service.errors import StoreError, StoreRefused
+from service.errors import StoreError, StoreRefused, StoreUnknown
 from service.settings import Settings
 from service.store import ID_MAX, KeyedUsage, Put, Results, StoredUsage
 from service.store.cassandra_bind import bigint, list_of
@@ -71,10 +71,13 @@ class CassandraStore:
             if first + count - 1 > ID_MAX:
                 raise StoreRefused("all ids below 2^53 are used")
             name, values = ("move_next_id", [first + count, first]) if rows else ("first_lease", [first + count])
-            # Not repeated as it stands: one that timed out may have been applied. Its ids are a gap then.
-            applied = await self._link.execute(name, [*map(bigint, values)], deadline_s, idempotent=False)
-            if applied[0][0]:
-                return first
+            try:
+                applied = await self._link.execute(name, [*map(bigint, values)], deadline_s, idempotent=False)
+            except StoreUnknown:
+                pass  # it may have been applied, then its ids are a gap; the next look tells
+            else:
+                if applied[0][0]:
+                    return first
             await asyncio.sleep(random.uniform(0, LEASE_BACKOFF_MAX_S))
 
     async def return_ids(self, first: int, end: int) -> None:
@@ -170,7 +173,10 @@ class CassandraStore:
         results: list[StoreError | None] = [None] * len(group)
 
         async def write(index: int) -> None:
-            results[index] = await self._link.write("insert_message", [list(group[index])], deadline_s)
+            # Once only: a first attempt that a node took up late would get a late timestamp, and bring back what was
+            # deleted after a second attempt had been acknowledged.
+            row = list(group[index])
+            results[index] = await self._link.write("insert_message", [row], deadline_s, idempotent=False)
 
         await _all(write(index) for index in range(len(group)))
         return results

@@ -68,14 +68,16 @@ class CassandraLink:
         except StoreError as error:
             return StoreRefused(str(error))
 
-    async def write(self, name: str, rows: Sequence[list[bytes]], deadline_s: float) -> StoreError | None:
+    async def write(
+        self, name: str, rows: Sequence[list[bytes]], deadline_s: float, *, idempotent: bool = True
+    ) -> StoreError | None:
         """Write rows of one partition, whose key is their first value, as one statement: all or none of them."""
         try:
             session = self._connected()
             prepared = session.prepared[name]
             one = len(rows) == 1
             statement = bound(prepared, rows[0]) if one else batch(prepared, self._settings.store.keyspace, rows)
-            await session.execute(statement, deadline_s)
+            await session.execute(statement, deadline_s, idempotent=idempotent)
         except StoreError as error:
             return error
         return None

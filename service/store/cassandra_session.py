@@ -38,7 +38,7 @@ Rows = Sequence[tuple[Any, ...]]
 
 CONNECT_TIMEOUT_S = 2.0
 HEARTBEAT_INTERVAL_S = 1.0  # a silent peer is found out after two intervals and the timeout at most
-HEARTBEAT_TIMEOUT_S = 1.5
+HEARTBEAT_TIMEOUT_S = 2.0
 RECONNECT_INTERVAL_S = 0.5
 CLOSE_TIMEOUT_S = 3.0
 DRIVER_GRACE_S = 0.5  # the driver keeps the time limits; this is for the day it forgets one
@@ -144,8 +144,8 @@ class CassandraSession:
                 remaining_s = deadline_s - self._loop.time()
                 if remaining_s <= 0:
                     break
-                hosts = self._open_hosts()
-                timeout_s = attempt_timeout_s(attempts, remaining_s=remaining_s, other_hosts=len(hosts) > 1)
+                other_hosts = idempotent and len(self._open_hosts()) > 1
+                timeout_s = attempt_timeout_s(attempts, remaining_s=remaining_s, other_hosts=other_hosts)
                 future: asyncio.Future[Rows] = self._loop.create_future()
                 response = self._session.execute_async(statement, timeout=timeout_s, host=host)
                 response.add_callbacks(partial(self._answered, future), partial(self._failed, future))
@@ -212,6 +212,10 @@ def describe(error: BaseException | None) -> str:
     if isinstance(error, NoHostAvailable) and isinstance(error.errors, dict):
         reasons = "; ".join(f"{host}: {reason}" for host, reason in error.errors.items())
         return f"no Cassandra node took the statement ({reasons or 'none is connected'})"[:500]
+    if isinstance(error, OperationTimedOut):
+        return (
+            error.errors if isinstance(error.errors, str) else f"no answer in time from {error.last_host or 'any node'}"
+        )
     return f"{type(error).__name__}: {error}".replace("\n", " ")[:500]
 
 

@@ -1,6 +1,7 @@
 """The embedded store: one SQLite file in WAL mode, fsynced at every commit.
 
-One writer thread, one transaction per group. Several processes may share the file:
+One writer thread, one transaction per group. A thread that a disk holds up is left behind: what was handed
+to it is unknown after ``store_timeout_s``, and it does not keep the process from ending. Several processes may share the file:
 SQLite's own lock makes their transactions take turns. The schema is applied on open.
 """
 
@@ -8,20 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
 from service.errors import StoreError, StoreRefused, StoreUnknown
 from service.settings import Settings
 from service.store import ID_MAX, KeyedUsage, Put, Results, StoredUsage
+from service.store.sqlite_worker import Worker
 
 T = TypeVar("T")
 Key = TypeVar("Key")
+
+CLOSE_TIMEOUT_S = 2.0
 
 SCHEMA_VERSION = 1
 SCHEMA = """
@@ -42,10 +45,9 @@ class SqliteStore:
     def __init__(self, settings: Settings) -> None:
         self.path = Path(settings.store.path)
         self._busy_timeout_s = settings.sqlite_busy_timeout_s
-        self._local = threading.local()
-        self._connections: list[sqlite3.Connection] = []
-        self._writer: ThreadPoolExecutor | None = None
-        self._reader: ThreadPoolExecutor | None = None
+        self._timeout_s = settings.store_timeout_s
+        self._writer: Worker | None = None
+        self._reader: Worker | None = None
 
     def __repr__(self) -> str:
         return f"<SqliteStore {self.path}{'' if self._writer else ' closed'}>"
@@ -53,9 +55,9 @@ class SqliteStore:
     async def open(self) -> None:
         if self._writer is not None:
             return
-        self._writer = ThreadPoolExecutor(1, "sqlite-writer")
+        self._writer = Worker("sqlite-writer", self._connect)
         # A thread of its own: a reader in WAL mode never waits for the writer's fsync.
-        self._reader = ThreadPoolExecutor(1, "sqlite-reader")
+        self._reader = Worker("sqlite-reader", self._connect)
         try:
             await self._write(self._apply_schema)
         except StoreError:
@@ -63,13 +65,10 @@ class SqliteStore:
             raise
 
     async def close(self) -> None:
-        writer, reader = self._writer, self._reader
-        self._writer = self._reader = None
-        for executor in (reader, writer):
-            if executor is not None:
-                await asyncio.to_thread(executor.shutdown)
-        while self._connections:
-            self._connections.pop().close()
+        workers, self._writer, self._reader = (self._reader, self._writer), None, None
+        for worker in workers:
+            if worker is not None:
+                await asyncio.to_thread(worker.close, CLOSE_TIMEOUT_S)
 
     async def lease_ids(self, count: int) -> int:
         def work(connection: sqlite3.Connection) -> int:
@@ -164,62 +163,43 @@ class SqliteStore:
             return [error] * len(group)
 
     async def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        if self._writer is None:
-            raise StoreRefused("the store is not open")
-        return await asyncio.get_running_loop().run_in_executor(self._writer, self._transaction, work)
+        return await self._run(self._writer, functools.partial(_transaction, work))
 
     async def _read_group(self, keys: Sequence[Key], look_up: Callable[[sqlite3.Connection, Key], T]) -> Results[T]:
-        def work() -> list[T]:
-            connection = self._connect()
+        def work(connection: sqlite3.Connection) -> list[T]:
             return [look_up(connection, key) for key in keys]
 
-        if self._reader is None:
-            return [StoreRefused("the store is not open")] * len(keys)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._reader, work)
-        except sqlite3.Error as error:
-            return [StoreRefused(f"sqlite: {error}")] * len(keys)
+            return await self._run(self._reader, work)
+        except StoreError as error:
+            return [error] * len(keys)
 
-    def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    async def _run(self, worker: Worker | None, work: Callable[[sqlite3.Connection], T]) -> T:
+        if worker is None:
+            raise StoreRefused("the store is not open")
+        job = worker.submit(work)
+        future = asyncio.wrap_future(job)
+        done, _ = await asyncio.wait({future}, timeout=self._timeout_s)
+        if not done:
+            if job.cancel():
+                raise StoreRefused("the transaction before this one has not ended")
+            raise StoreUnknown("the transaction has not ended in time")
         try:
-            connection = self._connect()
-            connection.execute("BEGIN IMMEDIATE")
+            return future.result()
         except (sqlite3.Error, OSError) as error:
             raise StoreRefused(f"sqlite: {error}") from error
-        try:
-            result = work(connection)
-        except (sqlite3.Error, StoreError) as error:
-            _roll_back(connection)
-            raise StoreRefused(f"sqlite: {error}") from error
-        except BaseException:
-            _roll_back(connection)
-            raise
-        try:
-            connection.execute("COMMIT")
-        except sqlite3.Error as error:
-            # The commit frame may be in the log although its fsync failed: a recovery might bring it back.
-            _roll_back(connection)
-            raise StoreUnknown(f"sqlite: {error}") from error
-        return result
 
     def _connect(self) -> sqlite3.Connection:
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            # Used by this thread alone; check_same_thread is off so that close() may close it.
-            connection = sqlite3.connect(
-                self.path, timeout=self._busy_timeout_s, isolation_level=None, check_same_thread=False
-            )
-            try:
-                (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-                if mode != "wal":
-                    raise sqlite3.OperationalError(f"no WAL on this file system (journal mode is {mode})")
-                connection.execute("PRAGMA synchronous = FULL")
-            except sqlite3.Error:
-                connection.close()
-                raise
-            self._local.connection = connection
-            self._connections.append(connection)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(self.path, timeout=self._busy_timeout_s, isolation_level=None)
+        try:
+            (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            if mode != "wal":
+                raise sqlite3.OperationalError(f"no WAL on this file system (journal mode is {mode})")
+            connection.execute("PRAGMA synchronous = FULL")
+        except sqlite3.Error:
+            connection.close()
+            raise
         return connection
 
     def _apply_schema(self, connection: sqlite3.Connection) -> None:
@@ -231,6 +211,22 @@ class SqliteStore:
         for statement in SCHEMA.split(";"):
             connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def _transaction(work: Callable[[sqlite3.Connection], T], connection: sqlite3.Connection) -> T:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        result = work(connection)
+    except BaseException:
+        _roll_back(connection)
+        raise
+    try:
+        connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        # The commit frame may be in the log although its fsync failed: a recovery might bring it back.
+        _roll_back(connection)
+        raise StoreUnknown(f"sqlite: {error}") from error
+    return result
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:

@@ -115,7 +115,7 @@ def test_cassandra_killed_under_traffic_loses_nothing_acknowledged(cluster: Runn
         cluster.start("cassandra1")
         traffic.flow(200, status=201, time_limit_s=BACK_WITHIN_S)
     ledger = traffic.ledger
-    assert set(ledger.statuses) <= {200, 201, 503, 504}, (ledger.statuses, ledger.reasons)
+    assert set(ledger.statuses) <= {200, 201, 503, 504}, (ledger.statuses, ledger.errors)
     assert ledger.slowest_s < 8
     assert pids(cluster) == there
     wait_until_readable(cql)
@@ -151,7 +151,7 @@ def test_a_hanging_cassandra_is_answered_for_in_time_and_loses_nothing(cluster: 
             cluster.signal("cassandra1", signal.SIGCONT)
         traffic.flow(200, status=201, time_limit_s=BACK_WITHIN_S)
     ledger = traffic.ledger
-    assert set(ledger.statuses) <= {200, 201, 503, 504}, (ledger.statuses, ledger.reasons)
+    assert set(ledger.statuses) <= {200, 201, 503, 504}, (ledger.statuses, ledger.errors)
     assert ledger.statuses[503] + ledger.statuses[504] > 0
     assert ledger.slowest_s < 8
     assert pids(cluster) == there

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("whole_cluster")
 def assert_no_failure(traffic: Traffic) -> None:
     """Every request was answered, with 201 or 200."""
     ledger = traffic.ledger
-    assert set(ledger.statuses) <= {200, 201}, (ledger.statuses, ledger.reasons)
+    assert set(ledger.statuses) <= {200, 201}, (ledger.statuses, ledger.errors)
     assert ledger.misread == []
 
 
@@ -79,7 +79,7 @@ def test_kill_9_of_an_instance_under_traffic_loses_nothing_acknowledged(cluster:
     ledger = traffic.ledger
     assert_promises_kept(cql, ledger)
     # 503 would say "certainly not stored" of what was sent to the dead; two instances were there for all the rest.
-    assert set(ledger.statuses) <= {200, 201, 502, UNKNOWN}, (ledger.statuses, ledger.reasons)
+    assert set(ledger.statuses) <= {200, 201, 502, UNKNOWN}, (ledger.statuses, ledger.errors)
     assert len(ledger.acknowledged) > 500
     assert ledger.statuses[502] + ledger.statuses[UNKNOWN] <= 2 * 12 * 2
 

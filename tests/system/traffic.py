@@ -115,7 +115,7 @@ class Ledger:
     unknown: list[bytes] = field(default_factory=list)
     misread: list[str] = field(default_factory=list)
     statuses: Counter[int] = field(default_factory=Counter)
-    reasons: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
     slowest_s: float = 0.0
 
     def note(self, outcome: Outcome) -> None:
@@ -123,7 +123,7 @@ class Ledger:
         self.statuses[outcome.status] += 1
         self.slowest_s = max(self.slowest_s, outcome.seconds)
         if outcome.status not in (200, 201):
-            self.reasons[outcome.error or json.loads(outcome.body)["code"]] += 1
+            self.errors[outcome.error or json.loads(outcome.body)["code"]] += 1
 
     def posted(self, usage: bytes, outcome: Outcome) -> int | None:
         """Enter what a POST was told; the id when it was acknowledged."""
