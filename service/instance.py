@@ -87,7 +87,7 @@ class Instance:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(group.close(self.settings.drain_timeout_s) for group in self.groups))
         try:
-            await asyncio.wait_for(self.ids.close(), self.settings.store_timeout_s)
+            await asyncio.wait_for(self.ids.close(), min(STORE_CLOSE_TIMEOUT_S, self.settings.drain_timeout_s))
         except TimeoutError:
             log.info("unused ids stay a gap", extra={"fields": {"ids": repr(self.ids)}})
         try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import math
 import signal
 import socket
 from types import FrameType
@@ -39,8 +40,8 @@ def serve(settings: Settings, bound: socket.socket, parent_gone: int | None = No
         proxy_headers=False,
         server_header=False,
         backlog=BACKLOG,
-        timeout_keep_alive=round(settings.keep_alive_s),
-        timeout_graceful_shutdown=round(settings.drain_timeout_s),
+        timeout_keep_alive=math.ceil(settings.keep_alive_s),
+        timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s),
     )
     Server(config, settings, app, parent_gone).run([bound])
 

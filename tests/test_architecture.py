@@ -79,9 +79,9 @@ def test_a_module_imports_only_what_lies_below_it(path: Path):
 
 @pytest.mark.parametrize("path", SERVICE, ids=module)
 def test_web_frameworks_stay_at_the_edge(path: Path):
-    """The path of a write is plain: FastAPI, uvicorn and Prometheus are met in five modules alone."""
+    """The path of a write is plain: FastAPI, uvicorn and Prometheus are met in these modules alone."""
     frameworks = {name.partition(".")[0] for name in imports(path)} & FRAMEWORKS
-    if module(path) not in {"service.app", "service.health", "service.server", "service.metrics", "service.cold"}:
+    if module(path) not in {"service.app", "service.health", "service.server", "service.metrics", "service.protocol"}:
         assert not frameworks
 
 

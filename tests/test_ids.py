@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -275,8 +277,8 @@ def test_ids_end_before_javascript_cannot_hold_them(tmp_path: Path):
     async def main() -> None:
         store = SqliteStore(sqlite(tmp_path / "ids.sqlite3"))
         await store.open()
-        connection = store._connections[0]
-        connection.execute("UPDATE id_ranges SET next = ?", (ID_MAX - 99,))
+        with contextlib.closing(sqlite3.connect(store.path)) as connection, connection:
+            connection.execute("UPDATE id_ranges SET next = ?", (ID_MAX - 99,))
         assert await store.lease_ids(100) == ID_MAX - 99
         with pytest.raises(StoreRefused):
             await store.lease_ids(1)

@@ -224,9 +224,9 @@ class PlantedStore(SqliteStore):
 
     fault: Callable[[], Any] = staticmethod(lambda: None)
 
-    def _transaction(self, work: Any) -> Any:
+    def _transaction(self, work: Any, connection: Any) -> Any:
         self.fault()
-        return super()._transaction(work)
+        return super()._transaction(work, connection)
 
 
 @contextlib.contextmanager

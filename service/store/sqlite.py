@@ -163,7 +163,7 @@ class SqliteStore:
             return [error] * len(group)
 
     async def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        return await self._run(self._writer, functools.partial(_transaction, work))
+        return await self._run(self._writer, functools.partial(self._transaction, work))
 
     async def _read_group(self, keys: Sequence[Key], look_up: Callable[[sqlite3.Connection, Key], T]) -> Results[T]:
         def work(connection: sqlite3.Connection) -> list[T]:
@@ -189,6 +189,21 @@ class SqliteStore:
         except (sqlite3.Error, OSError) as error:
             raise StoreRefused(f"sqlite: {error}") from error
 
+    def _transaction(self, work: Callable[[sqlite3.Connection], T], connection: sqlite3.Connection) -> T:
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            result = work(connection)
+        except BaseException:
+            _roll_back(connection)
+            raise
+        try:
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            # The commit frame may be in the log although its fsync failed: a recovery might bring it back.
+            _roll_back(connection)
+            raise StoreUnknown(f"sqlite: {error}") from error
+        return result
+
     def _connect(self) -> sqlite3.Connection:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(self.path, timeout=self._busy_timeout_s, isolation_level=None)
@@ -211,22 +226,6 @@ class SqliteStore:
         for statement in SCHEMA.split(";"):
             connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-
-
-def _transaction(work: Callable[[sqlite3.Connection], T], connection: sqlite3.Connection) -> T:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        result = work(connection)
-    except BaseException:
-        _roll_back(connection)
-        raise
-    try:
-        connection.execute("COMMIT")
-    except sqlite3.Error as error:
-        # The commit frame may be in the log although its fsync failed: a recovery might bring it back.
-        _roll_back(connection)
-        raise StoreUnknown(f"sqlite: {error}") from error
-    return result
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:
