@@ -62,7 +62,7 @@ class Connection:
         self.socket = socket.create_connection(address, timeout=timeout_s)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.interim: list[int] = []
-        self._buffer = b""
+        self._buffer = bytearray()
 
     def __enter__(self) -> Self:
         return self
@@ -101,7 +101,7 @@ class Connection:
         """Whether the server closes, with nothing more to say, before the time is up."""
         self.socket.settimeout(timeout_s)
         try:
-            return self._buffer == b"" and self.socket.recv(1) == b""
+            return not self._buffer and self.socket.recv(1) == b""
         except ConnectionResetError:
             return True
         except TimeoutError:
@@ -126,18 +126,18 @@ class Connection:
         while mark not in self._buffer:
             self._more()
         found, _, self._buffer = self._buffer.partition(mark)
-        return found + mark
+        return bytes(found) + mark
 
     def _exactly(self, size: int) -> bytes:
         while len(self._buffer) < size:
             self._more()
         found, self._buffer = self._buffer[:size], self._buffer[size:]
-        return found
+        return bytes(found)
 
     def _more(self) -> None:
-        data = self.socket.recv(65536)
+        data = self.socket.recv(1 << 20)
         if not data:
-            raise ConnectionEnded(f"closed after {self._buffer[:200]!r}")
+            raise ConnectionEnded(f"closed after {bytes(self._buffer[:200])!r}")
         self._buffer += data
 
 

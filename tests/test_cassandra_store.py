@@ -9,7 +9,7 @@ import hashlib
 import socket
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -116,13 +116,22 @@ class Writer:
         ids = sorted(self.told)
         kind_of = {id_: (id_ - ids[0]) % 9 // 3 for id_ in ids}
         by_id, by_digest, by_key = ([id_ for id_ in ids if kind_of[id_] == kind] for kind in range(3))
-        found: dict[int, object] = dict(zip(by_id, await store.get_usages(by_id), strict=True))
-        found |= dict(zip(by_digest, await store.get_messages([*map(digest, by_digest)]), strict=True))
-        found |= dict(zip(by_key, await store.get_keyed_usages([f"key-{id_}" for id_ in by_key]), strict=True))
-        assert not [result for result in found.values() if isinstance(result, StoreError)]
+        found = await read_all(store.get_usages, {id_: id_ for id_ in by_id})
+        found |= await read_all(store.get_messages, {id_: digest(id_) for id_ in by_digest})
+        found |= await read_all(store.get_keyed_usages, {id_: f"key-{id_}" for id_ in by_key})
         there = {id_ for id_, result in found.items() if result}
         assert not {id_ for id_ in ids if self.told[id_] is None} - there, "acknowledged and lost"
         assert not {id_ for id_ in ids if self.told[id_] is StoreRefused} & there, "refused and yet written"
+
+
+async def read_all(read: Callable[[list[Any]], Awaitable[Sequence[Any]]], wanted: dict[int, Any]) -> dict[int, Any]:
+    """Read in small groups, and again what a busy node did not answer in time."""
+    found: dict[int, Any] = {}
+    deadline_s = time.monotonic() + 60
+    while missing := [id_ for id_ in wanted if isinstance(found.get(id_, StoreError()), StoreError)][:50]:
+        assert time.monotonic() < deadline_s, found
+        found |= zip(missing, await read([wanted[id_] for id_ in missing]), strict=True)
+    return found
 
 
 def digest(id_: int) -> bytes:

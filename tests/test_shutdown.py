@@ -28,7 +28,7 @@ GONE = (ConnectionEnded, ConnectionError, TimeoutError)
 class Load:
     """Clients that post as fast as they are answered, and remember each usage that was acknowledged."""
 
-    def __init__(self, instance: WebInstance, clients: int = 8) -> None:
+    def __init__(self, instance: WebInstance, clients: int = 6) -> None:
         self.instance = instance
         self.acknowledged: dict[int, str] = {}
         self.keys: dict[str, str] = {}
@@ -185,9 +185,9 @@ def test_kill_9_under_load_loses_nothing_that_was_acknowledged(tmp_path: Path):
             instance.request("POST", "/messages", b'{"message": "%b"}' % text).json()["digest"]
             for text in (b"kept", b"gone")
         )
-        load = Load(instance, 16)
+        load = Load(instance, 8)
         with load.running():
-            eventually(lambda: len(load.acknowledged) > 500)
+            eventually(lambda: len(load.acknowledged) > 300)
             assert instance.request("DELETE", f"/messages/{deleted}").status == 200
             instance.signal(signal.SIGKILL)
             assert instance.wait() == -signal.SIGKILL

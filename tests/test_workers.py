@@ -21,7 +21,7 @@ def workers_of(instance: WebInstance) -> list[psutil.Process]:
     ]
 
 
-def post_many(instances: list[WebInstance], clients: int = 12, count: int = 25) -> list[int]:
+def post_many(instances: list[WebInstance], clients: int = 8, count: int = 20) -> list[int]:
     """Ids of usages posted over many connections, each connection's rising."""
 
     def client(number: int) -> list[int]:
@@ -89,7 +89,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path):
 
 def test_a_signal_while_workers_start_is_not_lost(tmp_path: Path):
     """SIGTERM as soon as the first worker says that it listens: all end, whatever they were doing."""
-    with web_instance(tmp_path, workers=3) as instance:
+    with web_instance(tmp_path, workers=2) as instance:
         children = workers_of(instance)
         instance.signal(signal.SIGTERM)
         try:

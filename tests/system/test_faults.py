@@ -23,30 +23,6 @@ def assert_no_failure(traffic: Traffic) -> None:
     assert ledger.misread == []
 
 
-def test_scaling_up_and_down_under_traffic_fails_no_request(cluster: RunningCluster, cql: Any) -> None:
-    """3 web instances, then 5, then 2, while clients post and read: not one answer is other than 201 or 200."""
-    with Traffic(cluster.base_url) as traffic:
-        traffic.flow()
-        assert len(cluster.scale(5)) == 5
-        traffic.flow(400)
-        assert len(cluster.scale(2)) == 2
-        traffic.flow(400)
-    assert_no_failure(traffic)
-    assert_promises_kept(cql, traffic.ledger)
-
-
-def test_a_new_instance_takes_its_share(cluster: RunningCluster) -> None:
-    """What is added is used: after scaling up, the newcomers have answered requests of the public address."""
-    before = {process.name for process in cluster.processes("web")}
-    cluster.scale(5)
-    newcomers = [process.name for process in cluster.processes("web") if process.name not in before]
-    assert len(newcomers) == 2
-    with Traffic(cluster.base_url) as traffic:
-        traffic.flow(600)
-    for name in newcomers:
-        assert answered(cluster, name) > 60, name
-
-
 def answered(cluster: RunningCluster, name: str) -> int:
     """How many requests HAProxy saw a web instance answer with 2xx."""
     metrics = call(cluster.stats_url, "GET", "/metrics").body.decode()
@@ -54,6 +30,20 @@ def answered(cluster: RunningCluster, name: str) -> int:
         if line.startswith("haproxy_server_http_responses_total{") and f'server="{name}",code="2xx"' in line:
             return int(line.rpartition(" ")[2])
     raise AssertionError(f"HAProxy does not know {name}")
+
+
+def test_scaling_up_and_down_under_traffic_fails_no_request(cluster: RunningCluster, cql: Any) -> None:
+    """3 web instances, then 5, then 2, while clients post and read: the new ones take their share, every answer is 201 or 200."""
+    with Traffic(cluster.base_url) as traffic:
+        traffic.flow()
+        assert len(cluster.scale(5)) == 5
+        traffic.flow(400)
+        for newcomer in ("web4", "web5"):
+            assert answered(cluster, newcomer) > 40, newcomer
+        assert len(cluster.scale(2)) == 2
+        traffic.flow(400)
+    assert_no_failure(traffic)
+    assert_promises_kept(cql, traffic.ledger)
 
 
 def test_sigterm_of_an_instance_under_traffic_fails_no_request(cluster: RunningCluster, cql: Any) -> None:
@@ -114,9 +104,8 @@ def test_a_hanging_instance_is_left_out_and_taken_back(cluster: RunningCluster, 
         traffic.flow()
         cluster.signal("web2", signal.SIGSTOP)
         try:
-            traffic.flow(400, time_limit_s=60)
-            time.sleep(3)
-            # Checked out by now: every new connection is served by the others.
+            traffic.flow(1, status=504)
+            # Checked out by now: every new request is served by the others.
             for _ in range(30):
                 assert post_usage(cluster.base_url, b"{}").status == 201
         finally:
@@ -125,6 +114,7 @@ def test_a_hanging_instance_is_left_out_and_taken_back(cluster: RunningCluster, 
         traffic.flow(200)
     ledger = traffic.ledger
     assert_promises_kept(cql, ledger)
+    assert ledger.errors["gateway_timeout"] > 0
     # 503: what waited in its queue past the deadline is refused once it goes on.
     assert ledger.statuses.keys() <= {200, 201, 502, 503, 504, UNKNOWN}, ledger.statuses
     assert ledger.statuses.total() - ledger.statuses[200] - ledger.statuses[201] <= 24, ledger.statuses

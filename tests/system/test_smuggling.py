@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 
-from tests.system.wire import JSON_TYPE, Answer, Closed, Wire, assert_problem, call, request_bytes
+from tests.system.wire import JSON_TYPE, Wire, assert_problem, call, request_bytes
 
 USAGE = b'{"patientId": "100"}'
 
@@ -19,14 +19,6 @@ def keyed_post(host: str, key: str, body: bytes = USAGE) -> bytes:
 def assert_not_stored(base_url: str, key: str) -> None:
     """Nobody stored a usage under the key."""
     assert call(base_url, "GET", f"/api/usages/keys/{key}").status == 404
-
-
-def last_words(wire: Wire) -> Answer | None:
-    """The answer, or None when the connection was closed without one."""
-    try:
-        return wire.answer()
-    except Closed:
-        return None
 
 
 ABSURD_LENGTHS = [
@@ -125,7 +117,7 @@ def test_a_broken_chunk_is_refused_and_stores_nothing(base_url: str, chunks: byt
         head = f"POST /api/usages HTTP/1.1\r\nHost: {wire.host}\r\nIdempotency-Key: {keys[0]}\r\n"
         wire.send(head.encode() + b"Transfer-Encoding: chunked\r\n\r\n" + chunks)
         wire.send(keyed_post(wire.host, keys[1]))
-        answer = last_words(wire)
+        answer = wire.last_words()
         if answer is not None:
             assert answer.status in (400, 408, 413)
             assert_problem(answer, answer.status)

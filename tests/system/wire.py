@@ -99,6 +99,13 @@ class Wire:
             return Answer(status, headers, self._exactly(int(fields["content-length"])))
         return Answer(status, headers, self.rest())
 
+    def last_words(self) -> Answer | None:
+        """The next answer, or None when the other side closes without one."""
+        try:
+            return self.answer()
+        except Closed:
+            return None
+
     def exchange(self, method: str, path: str, headers: HeaderList = (), body: bytes | None = None) -> Answer:
         """One request, and its answer."""
         self.request(method, path, headers, body)
