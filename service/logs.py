@@ -25,8 +25,8 @@ def set_up_logs(log_format: str, level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # The driver reports each lost connection at length; the store says the same once.
-    logging.getLogger("cassandra").setLevel(max(logging.ERROR, root.level))
+    # The driver reports each lost connection at length, with tracebacks; the store says the same in a line.
+    logging.getLogger("cassandra").setLevel(logging.CRITICAL)
     logging.getLogger("uvicorn.error").setLevel(max(logging.WARNING, root.level))
     logging.getLogger("asyncio").setLevel(max(logging.WARNING, root.level))
 

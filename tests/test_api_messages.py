@@ -183,20 +183,18 @@ def test_the_limit_counts_utf8_and_not_json(instance: WebInstance, character: st
         assert connection.request("GET", "/livez").status == 200
 
 
-def test_the_limits_and_the_cache_rule_are_settings(tmp_path: Path):
-    """A smaller limit and a longer cache, both as set."""
-    settings_: dict[str, Any] = {
-        "message_bytes_max": 10,
-        "usage_bytes_max": 20,
-        "message_cache_control": "private, max-age=60",
-    }
-    with ready_instance(tmp_path, **settings_) as instance, instance.connect() as connection:
-        assert post(connection, "x" * 10).status == 201
-        reply = connection.request("GET", "/messages/" + digest_of("x" * 10))
+def test_limits_and_times_are_settings(tmp_path: Path):
+    """Smaller limits, a longer cache, a shorter patience with idle connections: each as set."""
+    limits: dict[str, Any] = {"message_bytes_max": 10, "usage_bytes_max": 20, "keep_alive_s": 1}
+    with ready_instance(tmp_path, message_cache_control="private, max-age=60", **limits) as instance:
+        assert instance.request("POST", "/messages", b'{"message": "xxxxxxxxxx"}').status == 201
+        reply = instance.request("GET", "/messages/" + digest_of("x" * 10))
         assert reply.header("cache-control") == "private, max-age=60"
-        assert_problem(post(connection, "x" * 11), 413, "body_too_large", "message")
-        for headers in ([], [("Content-Type", "application/json")]):
-            assert connection.request("POST", "/api/usages", b'{"x": "%b"}' % (b"x" * 11), headers).status == 201
-            assert_problem(
-                connection.request("POST", "/api/usages", b'{"x": "%b"}' % (b"x" * 12), headers), 413, "body_too_large"
-            )
+        refused = instance.request("POST", "/messages", b'{"message": "xxxxxxxxxxx"}')
+        assert_problem(refused, 413, "body_too_large", "message")
+        for headers in ([], [("Connection", "keep-alive")]):
+            assert instance.post_usage(b'{"x": "%b"}' % (b"x" * 11), headers).status == 201
+            assert_problem(instance.post_usage(b'{"x": "%b"}' % (b"x" * 12), headers), 413, "body_too_large")
+        with instance.connect() as connection:
+            assert connection.request("GET", "/livez").status == 200
+            assert connection.ended()

@@ -27,7 +27,8 @@ if TYPE_CHECKING:  # at run time it is a plugin, which pytest imports itself
     from tests.cassandra_node import CassandraNode
 
 pytest_plugins = ["tests.cassandra_node"]
-pytestmark = pytest.mark.cassandra
+# Starting a node is slow on a busy machine, and belongs to the first test.
+pytestmark = [pytest.mark.cassandra, pytest.mark.timeout(300)]
 
 STORE_TIMEOUT_S = 2.0
 SCHEDULING_S = 3.0

@@ -91,7 +91,7 @@ class Load:
 
 def test_sigterm_drains_and_loses_nothing(tmp_path: Path):
     """Unready but serving, with Connection: close; then the socket closes, exit 0; no client saw an error."""
-    with ready_instance(tmp_path, drain_delay_s=1.5) as instance:
+    with ready_instance(tmp_path, drain_delay_s=2.5) as instance:
         load = Load(instance)
         with load.running():
             idle = instance.connect()

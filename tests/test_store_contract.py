@@ -27,6 +27,7 @@ class TestSqlite(StoreContract):
         return Stores(lambda: open_store(settings))
 
 
+@pytest.mark.timeout(300)  # the first one may have to start the node
 @pytest.mark.cassandra
 class TestCassandra(StoreContract):
     """The store at scale, on a real node."""

@@ -23,8 +23,8 @@ from service.settings import Settings
 from service.store.cassandra_session import UNREACHABLE, CassandraSession, describe
 
 SCHEMA_DIRECTORY = Path(__file__).resolve().parents[2] / "cassandra" / "schema"
-STATEMENT_TIMEOUT_S = 30.0
-LOCK_TTL_S = 90  # renewed before each statement, so longer than one may take
+STATEMENT_TIMEOUT_S = 20.0
+LOCK_TTL_S = 45  # renewed before each statement: longer than one and the agreement on it may take
 POLL_INTERVAL_S = 0.5
 REPORT_INTERVAL_S = 5.0
 TABLE_IDS = uuid.UUID("7d0c1c5e-58f1-4f0b-9c53-0f2a4a6f5e11")

@@ -60,7 +60,7 @@ class LoopConnection(Connection):
     @classmethod
     def in_loop(cls, function: Callable[..., object], *args: Any) -> bool:
         """Run it on the loop's thread: now if this is it, else soon. False when the loop is closed."""
-        if threading.get_ident() == cls.loop_thread:
+        if threading.get_ident() == cls.loop_thread and not cls.loop.is_closed():
             function(*args)
             return True
         try:
