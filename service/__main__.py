@@ -102,10 +102,8 @@ def _listen(settings: Settings, bound: list[socket.socket]) -> socket.socket:
 
 
 def _serve(settings: Settings, bound: socket.socket, parent_gone: int | None) -> None:
-    from service.listening import url
     from service.server import serve
 
-    log.info("listening", extra={"fields": {"url": url(bound), "store": str(settings.store), "pid": os.getpid()}})
     serve(settings, bound, parent_gone)
 
 

@@ -20,6 +20,11 @@ LINGER_S = 1.0
 unread bytes is a reset, and a reset may overtake the answer on its way to the client."""
 
 
+LISTEN_DELAY_MAX_S = 5.0
+"""Longest time that a new instance waits for its store before it listens. A balancer that has just found it may take
+it for ready until its first check; a refused connection goes elsewhere, a request to an unready instance is a 503."""
+
+
 class Application:
     """One web instance as an ASGI callable."""
 
@@ -54,6 +59,7 @@ class Application:
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
         self.start()
+        await self.instance.wait_for_session(LISTEN_DELAY_MAX_S)
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await self.instance.close()

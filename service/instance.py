@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 
@@ -48,6 +49,7 @@ class Instance:
         )
         self.groups = (*self.usages.groups, *self.messages.groups)
         self.had_session = False
+        self._session = asyncio.Event()
         self.draining = False
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -71,6 +73,11 @@ class Instance:
     def retry_after_s(self) -> int:
         """When a refused client should come back, from the group with the longest wait."""
         return retry_after_s(max(group.expected_wait_s() for group in self.groups), random.random())
+
+    async def wait_for_session(self, time_limit_s: float) -> None:
+        """Return once there has been a store session, or the time is over."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._session.wait(), time_limit_s)
 
     def drain(self) -> None:
         """From now on unready, though still serving."""
@@ -122,6 +129,7 @@ class Instance:
             await asyncio.sleep(backoff_s * random.uniform(0.75, 1.25))
             backoff_s = min(backoff_s * 2, OPEN_BACKOFF_MAX_S)
         self.had_session = True
+        self._session.set()
         self.sample()
         log.info("ready", extra={"fields": {"store": repr(self.store)}})
 

@@ -9,9 +9,21 @@ BACKLOG = 4096
 
 
 def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
-    """A bound socket; ``shared`` lets several processes bind the same port. Raises OSError."""
+    """A bound socket; ``shared`` lets several processes bind the same port. Raises OSError.
+
+    uvicorn makes it listen when it serves: until then a balancer is refused at once, and sends elsewhere.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=shared)
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        bound.bind((host, port))
+    except OSError:
+        bound.close()
+        raise
+    return bound
 
 
 def url(bound: socket.socket) -> str:

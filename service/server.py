@@ -11,6 +11,7 @@ import asyncio
 import functools
 import logging
 import math
+import os
 import signal
 import socket
 from types import FrameType
@@ -18,7 +19,7 @@ from types import FrameType
 import uvicorn
 
 from service.app import Application, create_app
-from service.listening import BACKLOG
+from service.listening import BACKLOG, url
 from service.protocol import Protocol
 from service.settings import Settings
 
@@ -63,6 +64,9 @@ class Server(uvicorn.Server):
         if self._parent_gone is not None:
             self._loop.add_reader(self._parent_gone, self._orphaned, self._loop, self._parent_gone)
         await super().startup(sockets)
+        if sockets and not self.should_exit:
+            where = {"url": url(sockets[0]), "store": str(self._settings.store), "pid": os.getpid()}
+            log.info("listening", extra={"fields": where})
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
         """First signal: drain, without the delay when it is Ctrl-C. A second one skips the delay, a third all waiting."""

@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import socket
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from service.app import create_app
 from service.settings import read_settings
@@ -167,6 +171,42 @@ def test_pipelined_requests_are_answered_in_order(connection: Connection, header
     assert connection.silent()
 
 
+UPGRADE: Headers = [("Connection", "Upgrade"), ("Upgrade", "h2c")]
+KINDS = [
+    (raw_request("POST", "/api/usages", USAGE, JSON), 201),
+    (raw_request("POST", "/api/usages", USAGE, LONG_WAY), 201),
+    (raw_request("POST", "/api/usages", b"{", JSON), 400),
+    (raw_request("POST", "/api/usages", b'{"patientId": 1.0}', LONG_WAY), 422),
+    (raw_request("POST", "/api/usages", USAGE, [("Content-Type", "text/plain")]), 415),
+    (raw_request("POST", "/api/usages", None, [*JSON, ("Transfer-Encoding", "chunked")]) + chunked(USAGE, 17), 201),
+    (raw_request("POST", "/api/usages", USAGE, [*JSON, *UPGRADE]), 201),
+    (raw_request("POST", "/api/usages", USAGE, JSON, host=None), 400),
+    (raw_request("POST", "/messages", b'{"message": "m"}'), 201),
+    (raw_request("GET", "/livez", None, UPGRADE), 200),
+    (raw_request("GET", "/nowhere"), 404),
+    (raw_request("PUT", "/api/usages", b"x"), 405),
+]
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(st.sampled_from(KINDS), min_size=1, max_size=8), st.lists(st.integers(0, 2000), max_size=6), st.booleans()
+)
+def test_any_requests_cut_anywhere_are_answered_in_order(
+    instance: WebInstance, kinds: list[tuple[bytes, int]], cuts: list[int], pause: bool
+):
+    """Short and long way, refusals, chunks and offers to upgrade behind each other on one connection."""
+    raw = b"".join(request for request, _ in kinds)
+    edges = sorted({0, len(raw), *(cut for cut in cuts if cut < len(raw))})
+    with instance.connect() as connection:
+        for start, end in itertools.pairwise(edges):
+            connection.send(raw[start:end])
+            if pause:
+                time.sleep(0.001)
+        assert [connection.read().status for _ in kinds] == [status for _, status in kinds]
+        assert connection.request("GET", "/livez").status == 200
+
+
 @ways
 def test_a_request_may_come_byte_by_byte(connection: Connection, headers: Headers):
     """However the network cuts it."""
@@ -266,11 +306,10 @@ def test_garbage_behind_a_request_does_not_take_its_answer(instance: WebInstance
 # --- bodies that are too large
 
 
-@ways
-def test_a_declared_body_that_is_too_large_is_refused_unread(instance: WebInstance, headers: Headers):
+def test_a_declared_body_that_is_too_large_is_refused_unread(instance: WebInstance):
     """The 413 comes before a byte of the body was sent, and the connection ends."""
     with instance.connect() as connection:
-        connection.send(raw_request("POST", "/api/usages", None, [*headers, ("Content-Length", "102401")]))
+        connection.send(raw_request("POST", "/api/usages", None, [*JSON, ("Content-Length", "102401")]))
         assert_problem(connection.read(), 413, "body_too_large")
         assert connection.ended()
 

@@ -219,4 +219,4 @@ def test_every_line_is_one_json_object_with_time_level_logger_and_message(log_af
 def test_its_life_is_in_the_log(log_after_traffic: WebInstance):
     """Where it listens, when it was ready, when it drained and closed."""
     messages = [line["message"] for line in log_after_traffic.lines() if "request_id" not in line]
-    assert messages == ["listening", "ready", "draining", "closed"]
+    assert messages == ["ready", "listening", "draining", "closed"]

@@ -111,7 +111,7 @@ def test_sigterm_drains_and_loses_nothing(tmp_path: Path):
         assert (load.refused, load.cut_off) == ([], 0)
         load.assert_nothing_lost()
         life = [line["message"] for line in instance.lines() if "request_id" not in line]
-        assert life == ["listening", "ready", "draining", "closed"]
+        assert life == ["ready", "listening", "draining", "closed"]
     with ready_instance(tmp_path) as again:
         assert again.post_usage().json()["id"] == max(load.acknowledged | {posted.json()["id"]: ""}) + 1
 
