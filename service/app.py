@@ -76,6 +76,7 @@ class Application:
         template = found[0].template if found else path if path in health.PATHS else "unknown"
         try:
             try:
+                _check_host(request)
                 if self.settings.cors_origins and cors.is_preflight(method, request.headers):
                     response = cors.preflight(self.settings.cors_origins, request.headers)
                 elif found is None:
@@ -97,7 +98,6 @@ class Application:
         handler = resource.methods.get(method)
         if handler is None:
             raise _method_not_allowed(resource.allow)
-        _check_host(request)
         request.admission.check()
         return await handler(request, parameter)
 
@@ -108,7 +108,6 @@ class Application:
             raise Problem(404, "not_found", "There is nothing at this path.")
         if method not in ("GET", "HEAD"):
             raise _method_not_allowed(b"GET, HEAD")
-        _check_host(request)
         messages: list[Message] = []
 
         async def collect(message: Message) -> None:
@@ -156,8 +155,11 @@ async def _linger(request: Request) -> None:
 
 
 def _check_host(request: Request) -> None:
-    if b"host" not in request.headers and request.scope["http_version"] == "1.1":
-        raise Problem(400, "bad_request", "A request in HTTP/1.1 needs a Host header (RFC 9112, 3.2).", field="Host")
+    if b"host" not in request.headers:
+        if request.scope["http_version"] == "1.1":
+            raise Problem(400, "bad_request", "HTTP/1.1 needs a Host header (RFC 9112, 3.2).", field="Host")
+    elif len(request.headers) != len(request.scope["headers"]) and len(request.values(b"host")) > 1:
+        raise Problem(400, "bad_request", "There is more than one Host header (RFC 9112, 3.2).", field="Host")
 
 
 def _method_not_allowed(allow: bytes) -> Problem:

@@ -49,6 +49,8 @@ class Reporter:
             problem = Problem(500, "internal_error", "The service failed; whether anything was stored is unknown.")
         metrics.REFUSED.labels(problem.code).inc()
         level = logging.WARNING if problem.status >= 500 else logging.INFO
+        if problem.code == "not_ready":
+            level = logging.DEBUG  # a balancer asks twice a second, and the change itself is in the log
         if log.isEnabledFor(level):
             fields: dict[str, Any] = {
                 "request_id": request_id,

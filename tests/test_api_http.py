@@ -124,12 +124,15 @@ def test_any_other_request_id_is_replaced_by_a_new_one(connection: Connection, h
 
 
 @ways
-def test_a_request_without_host_is_a_400(instance: WebInstance, headers: Headers):
-    """RFC 9112, 3.2; in HTTP/1.0 there was no such header."""
+def test_a_request_without_one_host_is_a_400(instance: WebInstance, headers: Headers):
+    """RFC 9112, 3.2, and so is one with two, whatever else is wrong; in HTTP/1.0 there was no such header."""
     for raw in (
         raw_request("POST", "/api/usages", USAGE, headers, host=None),
         raw_request("GET", "/livez", host=None),
         raw_request("GET", "/messages/x", host=None),
+        raw_request("GET", "/nowhere", host=None),
+        raw_request("PUT", "/messages", host=None),
+        raw_request("POST", "/api/usages", USAGE, [*headers, ("Host", "other.example")]),
     ):
         with instance.connect() as connection:
             connection.send(raw)
