@@ -50,7 +50,7 @@ test: system-packages lint fetch
 	@exec $(python) -m pytest $(ARGS)
 
 test-fast: venv-dev
-	@exec $(python) -m pytest --ignore=tests/system -m 'not cassandra' $(ARGS)
+	@exec $(python) -m pytest --ignore=tests/system -m 'not cassandra and not slow' -n auto --dist worksteal $(ARGS)
 
 test-system: system-packages venv-dev fetch
 	@exec $(python) -m pytest tests/system $(ARGS)

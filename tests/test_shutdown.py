@@ -13,6 +13,8 @@ import pytest
 
 from tests.support import (
     ConnectionEnded,
+
+pytestmark = pytest.mark.slow
     Headers,
     WebInstance,
     assert_problem,

@@ -7,8 +7,11 @@ import sqlite3
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.support import USAGE, WebInstance, eventually, in_threads, ready_instance, web_instance
+
+pytestmark = pytest.mark.slow
 
 JSON = [("Content-Type", "application/json")]
 LEASE = 131_072
