@@ -13,8 +13,6 @@ import pytest
 
 from tests.support import (
     ConnectionEnded,
-
-pytestmark = pytest.mark.slow
     Headers,
     WebInstance,
     assert_problem,
@@ -22,6 +20,8 @@ pytestmark = pytest.mark.slow
     raw_request,
     ready_instance,
 )
+
+pytestmark = pytest.mark.slow
 
 JSON: Headers = [("Content-Type", "application/json")]
 GONE = (ConnectionEnded, ConnectionError, TimeoutError)
