@@ -6,7 +6,7 @@ import asyncio
 import time
 
 from service import cors, health
-from service.errors import Problem
+from service.errors import Problem, StoreUnknown
 from service.http import ClientLeft, Message, Receive, Request, Response, Scope, Send
 from service.instance import Instance
 from service.reporting import Reporter
@@ -85,6 +85,10 @@ class Application:
                     response = await self._hot_response(found, request, method)
             except ClientLeft:
                 return
+            except asyncio.CancelledError:
+                # drain_timeout_s is over. uvicorn's own answer would be plain text.
+                error = StoreUnknown("the web instance ended before the store answered")
+                response = self.reporter.problem(error, request.request_id, method, path, started_s)
             except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer and the log its trace
                 response = self.reporter.problem(error, request.request_id, method, path, started_s)
             await self._send(request, response, send)

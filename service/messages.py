@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 from collections.abc import Callable
 
@@ -18,6 +19,8 @@ Observe = Callable[[str, int, float], None]
 
 JSON_PER_UTF8 = 6
 """A byte of the message may be six in the body: an escaped control character is one byte in UTF-8."""
+READ_GROUP_SIZE_MAX = 64
+"""Messages of one read: what it brings is not known before, and may be message_bytes_max each."""
 ENVELOPE_BYTES_MAX = 65536
 """What else a message's body may hold: the field's name, white space, fields that are ignored."""
 
@@ -32,7 +35,8 @@ class Messages:
         self._body_bytes_max = message_bytes_max * JSON_PER_UTF8 + ENVELOPE_BYTES_MAX
         self._cache_control: Header = (b"cache-control", cache_control.encode())
         self._puts = GroupCommit("messages", store.put_messages, limits, observe)
-        self._reads = GroupCommit("message_reads", store.get_messages, limits, observe)
+        reads = dataclasses.replace(limits, group_size_max=min(limits.group_size_max, READ_GROUP_SIZE_MAX))
+        self._reads = GroupCommit("message_reads", store.get_messages, reads, observe)
         self._deletes = GroupCommit("message_deletes", store.delete_messages, limits, observe)
         self.groups = (self._puts, self._reads, self._deletes)
 

@@ -22,7 +22,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service import parsing
 from service.admission import body_too_slow
-from service.errors import Problem, StoreError
+from service.errors import Problem
 from service.http import Response, request_id
 from service.instance import Instance
 from service.reporting import Reporter
@@ -167,7 +167,7 @@ class Protocol(HttpToolsProtocol):
         try:
             parsing.check_usage(cycle.body)
             future = self._serving.instance.usages.submit(cycle.body)
-        except (Problem, StoreError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer and the log its trace
             self._refuse(cycle, error)
         else:
             future.add_done_callback(functools.partial(self._answer, cycle))

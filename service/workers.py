@@ -94,6 +94,9 @@ class _Parent:
     def _stop(self, signal_: int, _: object) -> None:
         if not self._stopping:
             self._stopping = True
+            # The workers have their own; with these open, connections would queue where nobody accepts any more.
+            for bound in self._sockets:
+                bound.close()
             for pid in self._pids:
                 os.kill(pid, signal.SIGTERM if signal_ == signal.SIGTERM else signal.SIGINT)
 

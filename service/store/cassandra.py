@@ -34,7 +34,9 @@ STATEMENTS = {
     "insert_usage": "INSERT INTO {keyspace}.usages (block, id, usage) VALUES (?, ?, ?)",
     "select_usages": "SELECT id, usage, WRITETIME(usage) FROM {keyspace}.usages WHERE block = ? AND id IN ?",
     "insert_keyed": "INSERT INTO {keyspace}.keyed_usages (bucket, key, digest, usage) VALUES (?, ?, ?, ?)",
-    "select_digests": "SELECT key, digest FROM {keyspace}.keyed_usages WHERE bucket = ? AND key IN ?",
+    # With the write time, so that read repair takes in ``usage``, which the primary key alone would not make it do: a
+    # duplicate is acknowledged, so the row must be whole on every replica that the consistency level counts.
+    "select_digests": "SELECT key, digest, WRITETIME(usage) FROM {keyspace}.keyed_usages WHERE bucket = ? AND key IN ?",
     "select_keyed": "SELECT key, digest, usage, WRITETIME(usage) FROM {keyspace}.keyed_usages WHERE bucket = ? AND key IN ?",
     "insert_message": "INSERT INTO {keyspace}.messages (digest, message) VALUES (?, ?)",
     "select_messages": "SELECT digest, message FROM {keyspace}.messages WHERE digest IN ?",
@@ -136,7 +138,9 @@ class CassandraStore:
         if isinstance(found, StoreError):
             return [_copy(found) for _ in items]
         existing: dict[str, set[bytes]] = {}
-        for key, digest in found:
+        for key, digest, written_us in found:
+            if written_us is None:
+                continue  # a row without its usage is written again
             existing.setdefault(key, set()).add(digest)
         verdicts = decide(items, existing)
         new = [index for index, verdict in enumerate(verdicts) if verdict.put is Put.CREATED]
@@ -160,7 +164,8 @@ class CassandraStore:
                 _spread(found, indexes, results)
                 return
             rows: dict[str, list[StoredUsage]] = {}
-            for key, _, usage, written_us in sorted(found, key=lambda row: (row[3], row[1])):
+            whole = [row for row in found if row[3] is not None]
+            for key, _, usage, written_us in sorted(whole, key=lambda row: (row[3], row[1])):
                 rows.setdefault(key, []).append(_stored(usage, written_us))
             for index in indexes:
                 results[index] = rows.get(keys[index], ())

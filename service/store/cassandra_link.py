@@ -107,7 +107,11 @@ class CassandraLink:
             elif lost_at_s is None:
                 lost_at_s = now_s
             elif now_s - lost_at_s >= REOPEN_AFTER_S:
-                await self._reopen(self._session)
+                try:
+                    await self._reopen(self._session)
+                except Exception:
+                    # Whatever it was, this watch is what brings the service back.
+                    log.exception("could not connect anew")
 
     async def _reopen(self, old: CassandraSession) -> None:
         try:

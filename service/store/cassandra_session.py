@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from cassandra.auth import PlainTextAuthProvider
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
+from cassandra.connection import ConnectionException
 from cassandra.metadata import KeyspaceMetadata
 from cassandra.policies import (
     ConstantReconnectionPolicy,
@@ -45,7 +46,8 @@ DRIVER_GRACE_S = 0.5  # the driver keeps the time limits; this is for the day it
 EXECUTOR_THREADS = 4  # idle but for reconnects, of which one may hang for CONNECT_TIMEOUT_S
 STATEMENTS_IN_FLIGHT_MAX = 128
 
-UNREACHABLE = (NoHostAvailable, DriverException, ErrorMessage, OSError)
+# The driver's ConnectionException is no DriverException.
+UNREACHABLE = (NoHostAvailable, DriverException, ConnectionException, ErrorMessage, OSError)
 """What connecting and preparing raise when it is Cassandra's or the network's doing; anything else is a bug of ours."""
 
 

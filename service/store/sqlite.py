@@ -177,12 +177,14 @@ class SqliteStore:
     async def _run(self, worker: Worker | None, work: Callable[[sqlite3.Connection], T]) -> T:
         if worker is None:
             raise StoreRefused("the store is not open")
+        if worker.is_stuck():
+            raise StoreRefused("an earlier transaction has not ended")
         job = worker.submit(work)
         future = asyncio.wrap_future(job)
         done, _ = await asyncio.wait({future}, timeout=self._timeout_s)
         if not done:
-            if job.cancel():
-                raise StoreRefused("the transaction before this one has not ended")
+            if worker.give_up(job):
+                raise StoreRefused("an earlier transaction has not ended")
             raise StoreUnknown("the transaction has not ended in time")
         try:
             return future.result()

@@ -23,6 +23,7 @@ class Worker:
         self._jobs: queue.SimpleQueue[tuple[Future[Any], Callable[[sqlite3.Connection], Any]] | None] = (
             queue.SimpleQueue()
         )
+        self._overrun: Future[Any] | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -31,6 +32,17 @@ class Worker:
         future: Future[T] = Future()
         self._jobs.put((future, work))
         return future
+
+    def give_up(self, future: Future[Any]) -> bool:
+        """No longer wait for a job. True when it will never begin; else it goes on, and until it ends this is stuck."""
+        if future.cancel():
+            return True
+        self._overrun = future
+        return False
+
+    def is_stuck(self) -> bool:
+        """Whether a job that was given up still runs: what is queued behind it would only pile up."""
+        return self._overrun is not None and not self._overrun.done()
 
     def close(self, timeout_s: float) -> None:
         """End after the jobs that are queued, and wait for that, but no longer than ``timeout_s``."""
