@@ -18,7 +18,7 @@ import uvloop
 
 from service.errors import StoreError, StoreRefused, StoreUnknown
 from service.settings import Settings
-from service.store import KeyedUsage
+from service.store import KeyedUsage, Put
 from service.store.cassandra import CassandraStore
 from service.store.cassandra_link import CassandraLink
 from service.store.cassandra_schema import apply_schema
@@ -316,6 +316,34 @@ def test_a_message_from_far_ahead_is_kept_rather_than_half_deleted(settings: Set
             assert isinstance(result, StoreRefused)
             assert "clocks" in str(result)
             assert list(await store.get_messages([key])) == [message]
+
+    run(test)
+
+
+def test_a_row_without_its_usage_is_no_duplicate_and_does_not_spoil_a_read(settings: Settings):
+    """A replica that was repaired by halves has the key alone: a repeat writes the usage, and others' reads go on."""
+
+    async def test() -> None:
+        link = CassandraLink(
+            settings, {"insert": "INSERT INTO {keyspace}.keyed_usages (bucket, key, digest) VALUES (?, ?, ?)"}
+        )
+        await link.open()
+        half, usage = uuid.uuid4().hex, b'{"x": 1}'
+        whole = KeyedUsage(uuid.uuid4().hex, hashlib.sha256(usage).digest(), usage)
+        item = KeyedUsage(half, hashlib.sha256(usage).digest(), usage)
+        await link.execute("insert", [half.encode(), half.encode(), item.digest], link.deadline_s())
+        await link.close()
+        async with opened(settings) as store:
+            assert list(await store.put_keyed_usages([whole])) == [Put.CREATED]
+            nothing, something = await store.get_keyed_usages([half, whole.key])
+            assert nothing == ()
+            assert not isinstance(something, StoreError)
+            assert [row.usage for row in something] == [usage]
+            assert list(await store.put_keyed_usages([item])) == [Put.CREATED]
+            assert list(await store.put_keyed_usages([item])) == [Put.DUPLICATE]
+            [stored] = await store.get_keyed_usages([half])
+            assert not isinstance(stored, StoreError)
+            assert [row.usage for row in stored] == [usage]
 
     run(test)
 
