@@ -65,7 +65,7 @@ format: venv-dev
 
 lock: venv-dev
 	@$(python) -m pip install --quiet uv
-	@set -e; lock='$(python) -m uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet --upgrade'; \
+	@set -e; lock='$(python) -m uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --quiet --upgrade'; \
 	  $$lock --output-file requirements.lock; \
 	  $$lock --group dev --constraint requirements.lock --output-file requirements-dev.lock
 
