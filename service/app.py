@@ -9,6 +9,7 @@ from service import cors, health
 from service.errors import Problem, StoreUnknown
 from service.http import ClientLeft, Message, Receive, Request, Response, Scope, Send
 from service.instance import Instance
+from service.plain import PlainReader
 from service.reporting import Reporter
 from service.routes import Resource, Routes
 from service.settings import Settings
@@ -31,6 +32,7 @@ class Application:
     def __init__(self, settings: Settings, store: Store | None = None) -> None:
         self.settings = settings
         self._store = store
+        self.plain = PlainReader()
         self._cold = health.cold_app(lambda: self.instance)
 
     def start(self) -> None:
@@ -72,30 +74,40 @@ class Application:
         request = Request(scope, receive, admission)
         path: str = scope["path"]
         method: str = scope["method"]
-        found = self.hot.find(path)
-        template = found[0].template if found else path if path in health.PATHS else "unknown"
         try:
             try:
-                _check_host(request)
-                if self.settings.cors_origins and cors.is_preflight(method, request.headers):
-                    response = cors.preflight(self.settings.cors_origins, request.headers)
-                elif found is None:
-                    response = await self._cold_response(request, method)
-                else:
-                    response = await self._hot_response(found, request, method)
+                response = await self.respond(request, method, path, started_s)
             except ClientLeft:
                 return
-            except asyncio.CancelledError:
-                # drain_timeout_s is over. uvicorn's own answer would be plain text.
-                error = StoreUnknown("the web instance ended before the store answered")
-                response = self.reporter.problem(error, request.request_id, method, path, started_s)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer and the log its trace
-                response = self.reporter.problem(error, request.request_id, method, path, started_s)
             await self._send(request, response, send)
-            self.reporter.count(template, method, response.status, time.perf_counter() - started_s)
+            self.reporter.count(self.template(path), method, response.status, time.perf_counter() - started_s)
         finally:
             admission.requests -= 1
             admission.body_bytes -= request.body_bytes
+
+    async def respond(self, request: Request, method: str, path: str, started_s: float) -> Response:
+        """The answer, whatever goes wrong. Raises ClientLeft when there is nobody to give it to."""
+        try:
+            _check_host(request)
+            if self.settings.cors_origins and cors.is_preflight(method, request.headers):
+                return cors.preflight(self.settings.cors_origins, request.headers)
+            found = self.hot.find(path)
+            if found is None:
+                return await self._cold_response(request, method)
+            return await self._hot_response(found, request, method)
+        except ClientLeft:
+            raise
+        except asyncio.CancelledError:
+            # drain_timeout_s is over. uvicorn's own answer would be plain text.
+            error = StoreUnknown("the web instance ended before the store answered")
+            return self.reporter.problem(error, request.request_id, method, path, started_s)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer and the log its trace
+            return self.reporter.problem(error, request.request_id, method, path, started_s)
+
+    def template(self, path: str) -> str:
+        """The route that a path belongs to, as the metrics name it."""
+        found = self.hot.find(path)
+        return found[0].template if found else path if path in health.PATHS else "unknown"
 
     async def _hot_response(self, found: tuple[Resource, str], request: Request, method: str) -> Response:
         resource, parameter = found
@@ -162,7 +174,7 @@ def _check_host(request: Request) -> None:
     if b"host" not in request.headers:
         if request.scope["http_version"] == "1.1":
             raise Problem(400, "bad_request", "HTTP/1.1 needs a Host header (RFC 9112, 3.2).", field="Host")
-    elif len(request.headers) != len(request.scope["headers"]) and len(request.values(b"host")) > 1:
+    elif len(request.values(b"host")) > 1:
         raise Problem(400, "bad_request", "There is more than one Host header (RFC 9112, 3.2).", field="Host")
 
 

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
+from typing import Protocol as Interface
 
 from service.errors import Closing, DeadlineExceeded, QueueFull, StoreError
 
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Outcome_contra = TypeVar("Outcome_contra", contravariant=True)
 
 RATE_WINDOW_S = 0.25
 """How many seconds of the store's work the measured rate remembers: some tens of groups."""
@@ -42,13 +44,29 @@ class Limits:
     queue_wait_max_s: float
 
 
+class Sink(Interface[Outcome_contra]):
+    """Where an item's result goes: an asyncio.Future, or what needs no future's detour over the event loop."""
+
+    def cancelled(self) -> bool:
+        """Whether the caller left before the item was sent: then it is taken out."""
+
+    def done(self) -> bool:
+        """Whether nobody waits for the result."""
+
+    def set_result(self, result: Outcome_contra) -> object:
+        """The item's own result."""
+
+    def set_exception(self, error: BaseException) -> object:
+        """The StoreError that befell the item."""
+
+
 class Entry(NamedTuple, Generic[Item, Result]):
     """An item in the queue: its size in bytes, when it came, and where its result goes."""
 
     item: Item
     size: int
     entered_s: float
-    future: asyncio.Future[Result]
+    sink: Sink[Result]
 
 
 def expired_count(queue: deque[Entry[Item, Result]], now_s: float, limits: Limits) -> int:
@@ -124,6 +142,12 @@ class GroupCommit(Generic[Item, Result]):
         cancels the future before its group is formed takes the item out; after that what
         was sent is sent.
         """
+        future: asyncio.Future[Result] = self._loop.create_future()
+        self.submit_to(future, item, size)
+        return future
+
+    def submit_to(self, sink: Sink[Result], item: Item, size: int) -> None:
+        """As :meth:`submit`, with a sink of the caller's own in place of a future."""
         if self._closing:
             raise Closing(f"{self.name} is closing")
         limits = self.limits
@@ -131,8 +155,7 @@ class GroupCommit(Generic[Item, Result]):
         if queue and (len(queue) >= limits.queue_size_max or self.waiting_bytes + size > limits.queue_bytes_max):
             raise QueueFull(f"{self.name}: {self.waiting} items of {self.waiting_bytes} bytes wait")
         now_s = self._loop.time()
-        future: asyncio.Future[Result] = self._loop.create_future()
-        queue.append(Entry(item, size, now_s, future))
+        queue.append(Entry(item, size, now_s, sink))
         self.waiting_bytes += size
         if self.in_flight < limits.groups_in_flight_max:
             if not self._launch_scheduled:
@@ -142,7 +165,6 @@ class GroupCommit(Generic[Item, Result]):
                 self._loop.call_soon(self._launch)
         elif self._expiry is None:
             self._expiry = self._loop.call_at(now_s + limits.queue_wait_max_s, self._expire)
-        return future
 
     def expected_wait_s(self) -> float:
         """How long a new item would wait, from what is queued and how fast the store takes it.
@@ -163,7 +185,7 @@ class GroupCommit(Generic[Item, Result]):
         except TimeoutError:
             log.warning("group commit did not drain in time", extra={"fields": {"group": repr(self)}})
             for entry in self._pop(len(self._queue)):
-                _settle(entry.future, Closing(f"{self.name} closed before this item was sent"))
+                _settle(entry.sink, Closing(f"{self.name} closed before this item was sent"))
         if self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None
@@ -173,7 +195,7 @@ class GroupCommit(Generic[Item, Result]):
         self._expire()
         while self._queue and self.in_flight < self.limits.groups_in_flight_max:
             group = [
-                entry for entry in self._pop(group_count(self._queue, self.limits)) if not entry.future.cancelled()
+                entry for entry in self._pop(group_count(self._queue, self.limits)) if not entry.sink.cancelled()
             ]
             if group:
                 self.in_flight += 1
@@ -204,7 +226,7 @@ class GroupCommit(Generic[Item, Result]):
             written = 0
             for entry, result in zip(group, results, strict=True):
                 written += not isinstance(result, StoreError)
-                _settle(entry.future, result)
+                _settle(entry.sink, result)
             seconds = time.perf_counter() - started_s
             self._rate(written, seconds)
             self._observe(self.name, len(group), seconds)
@@ -225,7 +247,7 @@ class GroupCommit(Generic[Item, Result]):
             self._expiry = None
         now_s = self._loop.time()
         for entry in self._pop(expired_count(self._queue, now_s, self.limits)):
-            _settle(entry.future, DeadlineExceeded(f"{self.name}: waited {now_s - entry.entered_s:.2f} s"))
+            _settle(entry.sink, DeadlineExceeded(f"{self.name}: waited {now_s - entry.entered_s:.2f} s"))
         if self._queue:
             due_s = self._queue[0].entered_s + self.limits.queue_wait_max_s
             self._expiry = self._loop.call_at(due_s, self._expire)
@@ -236,10 +258,14 @@ class GroupCommit(Generic[Item, Result]):
         return entries
 
 
-def _settle(future: asyncio.Future[Result], result: Result | StoreError) -> None:
-    if future.done():
+def _settle(sink: Sink[Result], result: Result | StoreError) -> None:
+    if sink.done():
         return  # the caller left
-    if isinstance(result, StoreError):
-        future.set_exception(result)
-    else:
-        future.set_result(result)
+    try:
+        if isinstance(result, StoreError):
+            sink.set_exception(result)
+        else:
+            sink.set_result(result)
+    except Exception:
+        # One caller's trouble must not keep the results of the others.
+        log.exception("a result could not be handed out")

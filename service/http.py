@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import http
 import os
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from itertools import count
 from typing import Any, TypeAlias
@@ -28,7 +29,7 @@ PROBLEM = (b"content-type", b"application/problem+json")
 
 REQUEST_ID_LENGTH_MAX = 128
 
-_visible = frozenset(range(0x21, 0x7F))
+_visible = re.compile(rb"[!-~]*").fullmatch
 _id_prefix = os.urandom(8).hex()
 _id_count = count(1)
 
@@ -120,6 +121,31 @@ class Request:
         return Problem(413, "body_too_large", f"The body is larger than this resource takes ({bytes_max} bytes).")
 
 
+class WholeRequest(Request):
+    """A request whose body came together with its head; no header of it is repeated."""
+
+    __slots__ = ("_body",)
+
+    def __init__(self, headers: dict[bytes, bytes], body: bytes, admission: Admission) -> None:
+        self.admission = admission
+        self.headers = headers
+        self.request_id = request_id(headers.get(b"x-request-id"))
+        self.body_bytes = len(body)
+        self.body_seen = True
+        self._body = body
+
+    def values(self, name: bytes) -> list[bytes]:
+        """The header's value, or none."""
+        value = self.headers.get(name)
+        return [] if value is None else [value]
+
+    async def body(self, bytes_max: int) -> bytes:
+        """The whole body. Raises Problem 413."""
+        if len(self._body) > bytes_max:
+            raise self._too_large(bytes_max)
+        return self._body
+
+
 def request_id(sent: bytes | None) -> str:
     """The client's id when it is 1-128 visible ASCII characters, else a new one."""
     if sent and len(sent) <= REQUEST_ID_LENGTH_MAX and is_visible_ascii(sent):
@@ -129,7 +155,7 @@ def request_id(sent: bytes | None) -> str:
 
 def is_visible_ascii(text: bytes) -> bool:
     """Only characters from ! to ~."""
-    return _visible.issuperset(text)
+    return _visible(text) is not None
 
 
 def problem_response(problem: Problem, request_id: str, retry_after_s: int) -> Response:

@@ -1,17 +1,14 @@
-"""The short way for the plainest POST of a usage, inside uvicorn's own HTTP/1.1 protocol.
+"""The short way for plain requests, inside uvicorn's own HTTP/1.1 protocol.
 
-Most of what a request costs in an ASGI server is not the handler: a scope, a task, an event,
-two messages, headers checked by regular expressions. A keep-alive ``POST /api/usages`` with a
-plain JSON body and no Idempotency-Key needs none of it: its body goes from the parser to the
-group commit, and its answer from the group commit to the socket. Measured without a store:
-a third of the CPU of the smallest ASGI application. Everything else goes uvicorn's way, and the
-answers are the same; the contract tests run over both.
+Most of what a request costs in an ASGI server is not the handler: a parser's calls, a scope, an event, two messages,
+timers, headers checked by regular expressions. A plain request on a hot route (``plain.py``) needs none of it: it is
+handed to its handler as it is, and the answer is one write. A usage without an Idempotency-Key needs no coroutine
+either: the group commit gives the result to the request itself. Everything else goes uvicorn's way; the answers are
+the same, and the contract tests run over both. service/DESIGN.md has what each step saves.
 """
 
 from __future__ import annotations
 
-import asyncio
-import functools
 import http
 import time
 from typing import Any
@@ -21,20 +18,20 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service import parsing
-from service.admission import body_too_slow
 from service.errors import Problem
-from service.http import Response, request_id
+from service.http import Request, Response, WholeRequest, request_id
 from service.instance import Instance
+from service.plain import Plain, PlainReader
 from service.reporting import Reporter
 from service.settings import Settings
 
-USAGES = b"/api/usages"
-PLAIN_HEADERS_MAX = 32
+USAGES = "/api/usages"
 
-NOT_PLAIN = frozenset(
-    (b"idempotency-key", b"expect", b"transfer-encoding", b"content-encoding", b"upgrade", b"connection")
+CREATED = (
+    b"HTTP/1.1 201 Created\r\n%bcontent-type: application/json\r\nlocation: /api/usages/%d\r\n"
+    b'content-length: %d\r\nx-request-id: %b\r\n%b\r\n{"id": %d}'
 )
-"""Headers that change what a request means; with one of them it goes uvicorn's way."""
+CLOSE = b"connection: close\r\n"
 
 
 class Serving(Interface):
@@ -43,6 +40,13 @@ class Serving(Interface):
     settings: Settings
     instance: Instance
     reporter: Reporter
+    plain: PlainReader
+
+    async def respond(self, request: Request, method: str, path: str, started_s: float) -> Response:
+        """The answer, whatever goes wrong."""
+
+    def template(self, path: str) -> str:
+        """The route that a path belongs to."""
 
 
 class _NoEvent:
@@ -53,32 +57,39 @@ class _NoEvent:
 
 
 class Shortcut:
-    """One POST on the short way. To uvicorn's protocol it looks like one of its own cycles."""
+    """One request on the short way. To uvicorn's protocol it looks like one of its own cycles."""
 
-    __slots__ = (
-        "body",
-        "disconnected",
-        "keep_alive",
-        "length",
-        "response_complete",
-        "sent",
-        "started_s",
-        "timer",
-        "x_request_id",
-    )
+    __slots__ = ("disconnected", "held", "keep_alive", "protocol", "response_complete", "started_s", "x_request_id")
 
     message_event = _NoEvent()
+    more_body = False
 
-    def __init__(self, length: int, x_request_id: bytes | None) -> None:
-        self.length = length
-        self.x_request_id = x_request_id
+    def __init__(self, protocol: Protocol, plain: Plain) -> None:
+        self.protocol = protocol
+        self.held = len(plain.body)
+        self.x_request_id = plain.headers.get(b"x-request-id")
         self.started_s = time.perf_counter()
-        self.body = b""
-        self.timer: asyncio.TimerHandle | None = None
-        self.sent = False
         self.disconnected = False
         self.keep_alive = True
         self.response_complete = False
+
+    # What a group commit does with a future, done without one.
+
+    def cancelled(self) -> bool:
+        """A client that left does not take its usage back."""
+        return False
+
+    def done(self) -> bool:
+        """Whether it was answered."""
+        return self.response_complete
+
+    def set_result(self, id_: int) -> None:
+        """The usage is on disk."""
+        self.protocol.created(self, id_)
+
+    def set_exception(self, error: BaseException) -> None:
+        """The usage is not, or nobody knows."""
+        self.protocol.refuse(self, error)
 
 
 class Protocol(HttpToolsProtocol):
@@ -90,11 +101,17 @@ class Protocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._serving = serving
         self._refused = False
+        self._between_requests = True
+        self._active_s = 0.0
 
     def data_received(self, data: bytes) -> None:
-        """Parse; a body whose end is not there yet has a time limit from now on."""
+        """Take the short way where it is open, else parse."""
         if self._refused:
             return
+        if self._between_requests and (self.cycle is None or self.cycle.response_complete):
+            plain = self._serving.plain.read(data)
+            if plain is not None and self._takes(plain):
+                return
         self._unset_keepalive_if_required()
         try:
             self.parser.feed_data(data)
@@ -105,10 +122,121 @@ class Protocol(HttpToolsProtocol):
                 self._decline_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError:
             self.send_400_response("")
-        cycle = self.cycle
-        if type(cycle) is Shortcut and not cycle.sent and cycle.timer is None:
-            timeout_s = self._serving.settings.body_timeout_s
-            cycle.timer = self.loop.call_later(timeout_s, self._give_up, cycle)
+
+    # --- the short way
+
+    def _takes(self, plain: Plain) -> bool:
+        """Whether the short way is open for it; then it has been taken."""
+        serving = self._serving
+        instance = serving.instance
+        admission = instance.admission
+        if (
+            instance.draining
+            or serving.settings.cors_origins  # whose headers every answer carries
+            or self.flow.write_paused
+            or admission.requests >= admission.requests_max
+            or admission.body_bytes + len(plain.body) > admission.body_bytes_max
+        ):
+            return False
+        headers = plain.headers
+        cycle = Shortcut(self, plain)
+        if (
+            plain.path != USAGES
+            or b"idempotency-key" in headers
+            or headers.get(b"content-type") != b"application/json"
+            or len(plain.body) > serving.settings.usage_bytes_max
+        ):
+            self._begin(cycle)
+            task = self.loop.create_task(self._respond(cycle, plain))
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+            return True
+        self._begin(cycle)
+        try:
+            parsing.check_usage(plain.body)
+            instance.usages.submit_to(cycle, plain.body)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer and the log its trace
+            self.refuse(cycle, error)
+        return True
+
+    def _begin(self, cycle: Shortcut) -> None:
+        self.cycle = cycle
+        admission = self._serving.instance.admission
+        admission.requests += 1
+        admission.body_bytes += cycle.held
+
+    async def _respond(self, cycle: Shortcut, plain: Plain) -> None:
+        serving = self._serving
+        request = WholeRequest(plain.headers, plain.body, serving.instance.admission)
+        response = await serving.respond(request, plain.method, plain.path, cycle.started_s)
+        answer = self._bytes(response, request.request_id, keep_alive=self._stays(cycle))
+        self._finish(cycle, serving.template(plain.path), plain.method, response.status, answer)
+
+    def created(self, cycle: Shortcut, id_: int) -> None:
+        """Answer a usage that is on disk."""
+        sent = cycle.x_request_id
+        answer = CREATED % (
+            _head_of_all(self.server_state.default_headers),
+            id_,
+            len(str(id_)) + 8,
+            request_id(sent).encode(),
+            b"" if self._stays(cycle) else CLOSE,
+            id_,
+        )
+        self._finish(cycle, USAGES, "POST", 201, answer)
+
+    def refuse(self, cycle: Shortcut, error: BaseException) -> None:
+        """Answer a usage that was refused, or whose fate is not known."""
+        id_ = request_id(cycle.x_request_id)
+        response = self._serving.reporter.problem(error, id_, "POST", USAGES, cycle.started_s)
+        answer = self._bytes(response, id_, keep_alive=self._stays(cycle))
+        self._finish(cycle, USAGES, "POST", response.status, answer)
+
+    def _stays(self, cycle: Shortcut) -> bool:
+        return cycle.keep_alive and not self._serving.instance.draining
+
+    def _finish(self, cycle: Shortcut, template: str, method: str, status: int, answer: bytes) -> None:
+        serving = self._serving
+        admission = serving.instance.admission
+        admission.requests -= 1
+        admission.body_bytes -= cycle.held
+        cycle.response_complete = True
+        serving.reporter.count(template, method, status, time.perf_counter() - cycle.started_s)
+        if self.transport.is_closing():
+            return
+        self.transport.write(answer)
+        if not self._stays(cycle):
+            self.transport.close()
+        if self.pipeline:
+            self.on_response_complete()
+            return
+        self.server_state.total_requests += 1
+        self._active_s = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._await_next(self.timeout_keep_alive)
+
+    # --- idle connections: one timer that is moved when it fires, not at each request
+
+    def _await_next(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+
+    def on_response_complete(self) -> None:
+        """The connection is idle from now on, or goes on with what was pipelined."""
+        self._active_s = self.loop.time()
+        super().on_response_complete()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close the connection if it has been idle for so long."""
+        self.timeout_keep_alive_task = None
+        if self.cycle is not None and not self.cycle.response_complete:
+            return  # its end waits anew
+        left_s = self.timeout_keep_alive - (self.loop.time() - self._active_s)
+        if left_s > 0:
+            self._await_next(left_s)
+        else:
+            super().timeout_keep_alive_handler()
+
+    # --- uvicorn's way
 
     def _decline_upgrade(self, rest: bytes) -> None:
         """Go on as if no upgrade had been offered (RFC 9110, 7.8); the parser took what follows for another protocol."""
@@ -122,65 +250,20 @@ class Protocol(HttpToolsProtocol):
         self.data_received(b"".join((*head, b"\r\n", rest)))
 
     def on_message_begin(self) -> None:
-        """Only what the short way needs; the scope is made when it turns out that it is not taken."""
-        self.url = b""
-        self.headers = []
-        self.expect_100_continue = False
+        """The parser has begun a request: what follows is its until the request is whole."""
+        self._between_requests = False
+        super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """Decide which way the request goes."""
-        if self.parser.should_upgrade():
-            return  # it comes again, without the offer
-        if self.url == USAGES:
-            shortcut = self._shortcut()
-            if shortcut is not None:
-                self.cycle = shortcut
-                return
-        url, headers, expect = self.url, self.headers, self.expect_100_continue
-        super().on_message_begin()
-        self.url = url
-        self.headers.extend(headers)  # the same list is in the scope
-        self.expect_100_continue = expect
-        super().on_headers_complete()
-
-    def on_body(self, body: bytes) -> None:
-        """A part of the body."""
-        cycle = self.cycle
-        if type(cycle) is Shortcut:
-            cycle.body += body
-        else:
-            super().on_body(body)
+        """A request that offers an upgrade comes again, without the offer."""
+        if not self.parser.should_upgrade():
+            super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """The request is whole: hand the usage to its group commit."""
-        cycle = self.cycle
-        if self.parser.should_upgrade():
-            return
-        if type(cycle) is not Shortcut:
+        """The request is whole."""
+        if not self.parser.should_upgrade():
+            self._between_requests = True
             super().on_message_complete()
-            return
-        if cycle.sent:
-            return  # given up
-        cycle.sent = True
-        if cycle.timer is not None:
-            cycle.timer.cancel()
-        try:
-            parsing.check_usage(cycle.body)
-            future = self._serving.instance.usages.submit(cycle.body)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer and the log its trace
-            self._refuse(cycle, error)
-        else:
-            future.add_done_callback(functools.partial(self._answer, cycle))
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """What was not sent to a group is forgotten; what was, is written."""
-        cycle = self.cycle
-        if type(cycle) is Shortcut and not cycle.sent:
-            cycle.sent = True
-            if cycle.timer is not None:
-                cycle.timer.cancel()
-            self._release(cycle)
-        super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the words are the document's
         """What the parser does not take for HTTP gets a problem document, and the connection ends.
@@ -190,7 +273,7 @@ class Protocol(HttpToolsProtocol):
         self._refused = True
         cycle = self.cycle
         if self.pipeline or (cycle is not None and not cycle.response_complete):
-            whole = cycle.sent if type(cycle) is Shortcut else not cycle.more_body
+            whole = not cycle.more_body
             if whole:
                 cycle.keep_alive = False
             if whole or self.pipeline:
@@ -200,97 +283,31 @@ class Protocol(HttpToolsProtocol):
         problem = Problem(400, "bad_request", "This is not a valid HTTP request.")
         id_ = request_id(dict(self.headers or ()).get(b"x-request-id"))
         response = self._serving.reporter.problem(problem, id_, "?", "?", time.perf_counter())
-        response.headers.append((b"x-request-id", id_.encode()))
-        self.transport.write(self._bytes(response, keep_alive=False))
+        self.transport.write(self._bytes(response, id_, keep_alive=False))
         self.transport.close()
 
-    def _shortcut(self) -> Shortcut | None:
-        headers = dict(self.headers)
-        admission = self._serving.instance.admission
-        length = headers.get(b"content-length", b"")
-        if (
-            self.parser.get_method() != b"POST"
-            or headers.get(b"content-type") != b"application/json"
-            or not NOT_PLAIN.isdisjoint(headers)
-            or b"host" not in headers
-            or len(headers) != len(self.headers)  # a header that is repeated
-            or not length.isdigit()
-            or len(length) > 9
-            or int(length) > self._serving.settings.usage_bytes_max
-            or self.parser.get_http_version() != "1.1"
-            or (self.cycle is not None and not self.cycle.response_complete)  # pipelined
-            or self.flow.write_paused
-            or self._serving.instance.draining
-            or self._serving.settings.cors_origins  # whose headers every answer carries
-            or admission.requests >= admission.requests_max
-            or admission.body_bytes + int(length) > admission.body_bytes_max
-        ):
-            return None
-        shortcut = Shortcut(int(length), headers.get(b"x-request-id"))
-        admission.requests += 1
-        admission.body_bytes += shortcut.length
-        return shortcut
-
-    def _give_up(self, cycle: Shortcut) -> None:
-        if not cycle.sent:
-            cycle.sent = True
-            cycle.keep_alive = False
-            self._refuse(cycle, body_too_slow())
-
-    def _answer(self, cycle: Shortcut, future: asyncio.Future[int]) -> None:
-        error = asyncio.CancelledError() if future.cancelled() else future.exception()
-        if error is not None:
-            self._refuse(cycle, error)
-            return
-        id_ = b"%d" % future.result()
-        self._finish(
-            cycle,
-            201,
-            b"HTTP/1.1 201 Created\r\n%bcontent-type: application/json\r\nlocation: /api/usages/%b\r\n"
-            b'content-length: %d\r\nx-request-id: %b\r\n%b\r\n{"id": %b}'
-            % (
-                self._default_headers(),
-                id_,
-                len(id_) + 8,
-                request_id(cycle.x_request_id).encode(),
-                b"" if cycle.keep_alive else b"connection: close\r\n",
-                id_,
-            ),
-        )
-
-    def _refuse(self, cycle: Shortcut, error: BaseException) -> None:
-        id_ = request_id(cycle.x_request_id)
-        response = self._serving.reporter.problem(error, id_, "POST", USAGES.decode(), cycle.started_s)
-        response.headers.append((b"x-request-id", id_.encode()))
-        self._finish(cycle, response.status, self._bytes(response, keep_alive=cycle.keep_alive))
-
-    def _finish(self, cycle: Shortcut, status: int, answer: bytes) -> None:
-        self._release(cycle)
-        cycle.response_complete = True
-        self._serving.reporter.count(USAGES.decode(), "POST", status, time.perf_counter() - cycle.started_s)
-        if cycle.disconnected:
-            return
-        self.transport.write(answer)
-        if not cycle.keep_alive:
-            self.transport.close()
-        self.on_response_complete()
-
-    def _release(self, cycle: Shortcut) -> None:
-        admission = self._serving.instance.admission
-        admission.requests -= 1
-        admission.body_bytes -= cycle.length
-
-    def _bytes(self, response: Response, *, keep_alive: bool) -> bytes:
-        headers = [*response.headers, (b"content-length", b"%d" % len(response.body))]
+    def _bytes(self, response: Response, request_id_: str, *, keep_alive: bool) -> bytes:
+        headers = response.headers
+        if response.status not in (204, 304):
+            headers.append((b"content-length", b"%d" % len(response.body)))
+        headers.append((b"x-request-id", request_id_.encode()))
         if not keep_alive and (b"connection", b"close") not in headers:
             headers.append((b"connection", b"close"))
         return b"HTTP/1.1 %d %b\r\n%b%b\r\n%b" % (
             response.status,
             http.HTTPStatus(response.status).phrase.encode(),
-            self._default_headers(),
-            b"".join(b"%b: %b\r\n" % header for header in headers),
+            _head_of_all(self.server_state.default_headers),
+            b"".join([b"%b: %b\r\n" % header for header in headers]),
             response.body,
         )
 
-    def _default_headers(self) -> bytes:
-        return b"".join(b"%b: %b\r\n" % header for header in self.server_state.default_headers)
+
+_rendered: tuple[list[tuple[bytes, bytes]], bytes] = ([], b"")
+
+
+def _head_of_all(default_headers: list[tuple[bytes, bytes]]) -> bytes:
+    """The headers of every answer (the date) as bytes; uvicorn makes a new list of them once a second."""
+    global _rendered  # noqa: PLW0603 - a cache of one
+    if default_headers is not _rendered[0]:
+        _rendered = (default_headers, b"".join([b"%b: %b\r\n" % header for header in default_headers]))
+    return _rendered[1]

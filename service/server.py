@@ -22,13 +22,19 @@ from service.app import Application, create_app
 from service.listening import BACKLOG, url
 from service.protocol import Protocol
 from service.settings import Settings
+from service.store import Store
 
 log = logging.getLogger(__name__)
 
 
-def serve(settings: Settings, bound: socket.socket, parent_gone: int | None = None) -> None:
-    """Serve until SIGTERM or SIGINT has been seen through. ``parent_gone`` is a pipe that ends with the parent."""
-    app = create_app(settings)
+def serve(
+    settings: Settings, bound: socket.socket, parent_gone: int | None = None, store: Store | None = None
+) -> None:
+    """Serve until SIGTERM or SIGINT has been seen through.
+
+    ``parent_gone`` is a pipe that ends with the parent; ``store`` stands in for the one that the settings name.
+    """
+    app = create_app(settings, store)
     config = uvicorn.Config(
         app,
         http=functools.partial(Protocol, serving=app),  # type: ignore[arg-type]  # a factory is all that is called

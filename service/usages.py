@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -12,7 +11,7 @@ import msgspec
 
 from service import parsing
 from service.errors import Problem, StoreError
-from service.group_commit import GroupCommit, Limits
+from service.group_commit import GroupCommit, Limits, Sink
 from service.http import JSON, Request, Response
 from service.ids import IdAllocator
 from service.store import ID_MAX, KeyedUsage, Put, Results, Store, StoredUsage
@@ -45,12 +44,12 @@ class Usages:
         parsing.check_usage(body)
         if key is not None:
             return await self._post_keyed(key, body)
-        id_ = b"%d" % await self.submit(body)
+        id_ = b"%d" % await self._by_id.submit(body, len(body))
         return Response(201, b'{"id": %b}' % id_, [JSON, (b"location", b"/api/usages/%b" % id_)])
 
-    def submit(self, body: bytes) -> asyncio.Future[int]:
-        """Queue a usage that was checked; the future carries its id. Raises QueueFull or Closing."""
-        return self._by_id.submit(body, len(body))
+    def submit_to(self, sink: Sink[int], body: bytes) -> None:
+        """Queue a usage that was checked; the sink gets its id. Raises QueueFull or Closing."""
+        self._by_id.submit_to(sink, body, len(body))
 
     async def get(self, _: Request, text: str) -> Response:
         """One usage by its integer id."""

@@ -288,8 +288,8 @@ class AcknowledgesEarly(GroupCommit[int, str]):
 
     async def _flush(self, group: list[Entry[int, str]]) -> None:
         for entry in group:
-            if not entry.future.done():
-                entry.future.set_result(f"stored {entry.item}")
+            if not entry.sink.done():
+                entry.sink.set_result(f"stored {entry.item}")
         await super()._flush(group)
 
 
