@@ -78,6 +78,9 @@ def run_serve(settings: Settings, _: argparse.Namespace) -> int:
     """Listen, say where, and serve."""
     from service.workers import run_workers
 
+    if settings.listen_unix and settings.workers > 1:
+        print("busyapi: BUSYAPI_LISTEN_UNIX is for one process, and BUSYAPI_WORKERS asks for more", file=sys.stderr)
+        return EXIT_FAILED
     sockets: list[socket.socket] = []
     try:
         for _worker in range(settings.workers):

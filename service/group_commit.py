@@ -194,9 +194,7 @@ class GroupCommit(Generic[Item, Result]):
         self._launch_scheduled = False
         self._expire()
         while self._queue and self.in_flight < self.limits.groups_in_flight_max:
-            group = [
-                entry for entry in self._pop(group_count(self._queue, self.limits)) if not entry.sink.cancelled()
-            ]
+            group = [entry for entry in self._pop(group_count(self._queue, self.limits)) if not entry.sink.cancelled()]
             if group:
                 self.in_flight += 1
                 self.in_flight_items += len(group)

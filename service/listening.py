@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import socket
+from pathlib import Path
 
 BACKLOG = 4096
 """Connections that wait to be accepted; a burst arrives faster than one turn of the loop."""
@@ -24,6 +26,33 @@ def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
         bound.close()
         raise
     return bound
+
+
+def listen_unix(path: str) -> socket.socket:
+    """A bound Unix socket in place of one that a process left behind when it was killed. Raises OSError.
+
+    Whoever may write to the file may connect: its mode is the umask's.
+    """
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        try:
+            bound.bind(path)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or not _is_left_behind(path):
+                raise
+            Path(path).unlink()
+            bound.bind(path)
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def _is_left_behind(path: str) -> bool:
+    if not Path(path).is_socket():
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        return probe.connect_ex(path) == errno.ECONNREFUSED
 
 
 def url(bound: socket.socket) -> str:

@@ -14,12 +14,14 @@ import math
 import os
 import signal
 import socket
+from pathlib import Path
 from types import FrameType
+from typing import Any, cast
 
 import uvicorn
 
 from service.app import Application, create_app
-from service.listening import BACKLOG, url
+from service.listening import BACKLOG, listen_unix, url
 from service.protocol import Protocol
 from service.settings import Settings
 from service.store import Store
@@ -27,9 +29,7 @@ from service.store import Store
 log = logging.getLogger(__name__)
 
 
-def serve(
-    settings: Settings, bound: socket.socket, parent_gone: int | None = None, store: Store | None = None
-) -> None:
+def serve(settings: Settings, bound: socket.socket, parent_gone: int | None = None, store: Store | None = None) -> None:
     """Serve until SIGTERM or SIGINT has been seen through.
 
     ``parent_gone`` is a pipe that ends with the parent; ``store`` stands in for the one that the settings name.
@@ -51,6 +51,8 @@ def serve(
         timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s),
     )
     Server(config, settings, app, parent_gone).run([bound])
+    if settings.listen_unix:
+        Path(settings.listen_unix).unlink(missing_ok=True)
 
 
 class Server(uvicorn.Server):
@@ -70,9 +72,28 @@ class Server(uvicorn.Server):
         if self._parent_gone is not None:
             self._loop.add_reader(self._parent_gone, self._orphaned, self._loop, self._parent_gone)
         await super().startup(sockets)
+        if self._settings.listen_unix and not self.should_exit:
+            await self._listen_unix(self._settings.listen_unix)
         if sockets and not self.should_exit:
             where = {"url": url(sockets[0]), "store": str(self._settings.store), "pid": os.getpid()}
             log.info("listening", extra={"fields": where})
+
+    async def _listen_unix(self, path: str) -> None:
+        """Serve on a Unix socket too. As uvicorn's own servers it is closed by its shutdown."""
+        try:
+            bound = listen_unix(path)
+        except OSError as error:
+            log.error("cannot listen", extra={"fields": {"path": path, "error": error.strerror}})  # noqa: TRY400
+            self.should_exit = True
+            return
+        protocol = functools.partial(
+            cast(Any, self.config.http_protocol_class),  # our own factory, which uvicorn calls just so
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+        loop = asyncio.get_running_loop()
+        self.servers.append(await loop.create_unix_server(protocol, sock=bound, backlog=self.config.backlog))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
         """First signal: drain, without the delay when it is Ctrl-C. A second one skips the delay, a third all waiting."""

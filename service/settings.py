@@ -143,6 +143,12 @@ class Settings:
     )
     listen_host: str = _setting("127.0.0.1", _text, "address", "where the web instance listens")
     listen_port: int = _setting("8080", _Whole(0, 65535), "port", "0 takes a free one")
+    listen_unix: str = _setting(
+        "",
+        _text,
+        "path",
+        "a Unix socket to listen on as well, of one process: cheaper for a balancer on the same machine",
+    )
     workers: int = _setting(
         "1", _Whole(1, 256), "processes", "processes that share the port (and, with SQLite, the file)"
     )

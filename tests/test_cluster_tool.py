@@ -109,13 +109,14 @@ def test_a_web_instance_is_told_its_store_and_its_port() -> None:
     """The environment says all: store, replication, address and port; what the options set wins over the store's size."""
     options = Options(env={"BUSYAPI_USAGE_BYTES_MAX": "1000"})
     service = plan.service_environment({"PATH": "/bin"}, options, THREE_NODES)
-    assert plan.web_environment(service, plan.Member("web", "web1", "127.0.0.1", 12_000)) == {
+    assert plan.web_environment(service, plan.Member("web", "web1", "127.0.0.1", 12_000, "/run/web1.sock")) == {
         "PATH": "/bin",
         "BUSYAPI_STORE": "cassandra://127.0.0.1:11000,127.0.0.2:11000,127.0.0.3:11000/busyapi",
         "BUSYAPI_CASSANDRA_REPLICATION_FACTOR": "3",
         "BUSYAPI_USAGE_BYTES_MAX": "1000",
         "BUSYAPI_LISTEN_HOST": "127.0.0.1",
         "BUSYAPI_LISTEN_PORT": "12000",
+        "BUSYAPI_LISTEN_UNIX": "/run/web1.sock",
     }
 
 

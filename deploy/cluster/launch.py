@@ -36,6 +36,7 @@ class Launcher:
         self.root = root
         self.state_dir = options.state_dir.resolve()
         self.logs = self.state_dir / "logs"
+        self.sockets = self.state_dir / "sockets"
         self.web_list = self.state_dir / "haproxy-web.cfg"
         self._environment = environment
         # Debian keeps daemons where a user's PATH does not lead.
@@ -46,6 +47,7 @@ class Launcher:
         """Make the state directory's folders; logs are of this run alone, data stays unless asked otherwise."""
         shutil.rmtree(self.logs, ignore_errors=True)
         self.logs.mkdir(parents=True)
+        self.sockets.mkdir(mode=0o700, exist_ok=True)
         if self.options.fresh:
             shutil.rmtree(self.state_dir / "cassandra", ignore_errors=True)
 

@@ -13,6 +13,7 @@ LOOPBACK = "127.0.0.1"
 KEYSPACE = "busyapi"
 WEB_MAX = 64
 CASSANDRA_NODES_MAX = 9
+SOCKET_PATH_BYTES_MAX = 104
 PORTS = range(10_240, 32_768)
 """Below the ports that Linux hands to outgoing connections, so that none of those sits on a chosen port."""
 
@@ -45,12 +46,13 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A process of the cluster and where it listens."""
+    """A process of the cluster and where it listens; a web instance has a Unix socket for HAProxy beside its port."""
 
     role: str
     name: str
     address: str
     port: int
+    socket: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +156,12 @@ def service_environment(inherited: Mapping[str, str], options: Options, ports: C
 
 def web_environment(service: Mapping[str, str], member: Member) -> dict[str, str]:
     """The environment of one web instance."""
-    return {**service, "BUSYAPI_LISTEN_HOST": member.address, "BUSYAPI_LISTEN_PORT": str(member.port)}
+    return {
+        **service,
+        "BUSYAPI_LISTEN_HOST": member.address,
+        "BUSYAPI_LISTEN_PORT": str(member.port),
+        "BUSYAPI_LISTEN_UNIX": member.socket,
+    }
 
 
 def haproxy_environment(
@@ -174,7 +181,18 @@ def haproxy_environment(
     return environment
 
 
+def unix_socket(directory: Path, name: str) -> str:
+    """Where a web instance listens for HAProxy; empty, and TCP it is, when the kernel's 108 bytes do not hold the path."""
+    path = str(directory / f"{name}.sock")
+    return path if len(path.encode()) < SOCKET_PATH_BYTES_MAX else ""
+
+
+def server_address(member: Member) -> str:
+    """A web instance as HAProxy's configuration names it."""
+    return f"unix@{member.socket}" if member.socket else f"{member.address}:{member.port}"
+
+
 def web_list(members: Iterable[Member]) -> str:
     """HAProxy's plain list of the web instances."""
-    servers = "".join(f"    server {member.name} {member.address}:{member.port}\n" for member in members)
+    servers = "".join(f"    server {member.name} {server_address(member)}\n" for member in members)
     return f"backend web from web-instances\n{servers}"

@@ -105,7 +105,8 @@ class Supervisor:
 
     async def _start_web(self, names: list[str]) -> None:
         for name in names:
-            member = plan.Member("web", name, plan.LOOPBACK, self._picker.free())
+            socket = plan.unix_socket(self.launcher.sockets, name)
+            member = plan.Member("web", name, plan.LOOPBACK, self._picker.free(), socket)
             self._add(self.launcher.web(member, self.ports))
             await self._launch(self.children[name])
         for name in names:

@@ -1,7 +1,7 @@
-"""Values as the native protocol's bytes, and statements made of them.
+"""Statements as the native protocol's bytes (version 5, sections 4.1.4, EXECUTE, and 4.1.7, BATCH).
 
 What a group binds is bytes already: usages and messages are UTF-8 as they came. The driver's own binding would want
-them as str, to encode them again, and walks its column types for every value of every row.
+them as str, to encode them again, and walks its column types for every value of every row; here a group is one join.
 """
 
 from __future__ import annotations
@@ -12,30 +12,94 @@ from typing import Any
 
 from cassandra.query import BatchStatement, BatchType, BoundStatement
 
+from cassandra import ConsistencyLevel
+
 bigint = struct.Struct(">q").pack
 _length = struct.Struct(">i").pack
+_short = struct.Struct(">H").pack
+_consistency_and_flags = struct.Struct(">HI").pack
+
+EXECUTE = 0x0A
+BATCH = 0x0D
+_UNLOGGED = 1
+_PREPARED = b"\x01"
+_VALUES = 0x01
+_WITH_SERIAL_CONSISTENCY = 0x10
+_serial = _short(ConsistencyLevel.LOCAL_SERIAL)
+CONSISTENCY = ConsistencyLevel.LOCAL_QUORUM
+
+
+class Frame:
+    """A prepared statement with its values, ready to be sent; to the driver it is a message of its own.
+
+    ``statement`` makes the same for the driver's own way, which knows how to prepare anew and where else to ask.
+    """
+
+    __slots__ = ("_rows", "body", "keyspace", "opcode", "prepared", "routing_key")
+
+    custom_payload = None
+    tracing = False
+
+    def __init__(self, opcode: int, body: bytes, prepared: Any, keyspace: str, rows: Sequence[Sequence[bytes]]) -> None:
+        self.opcode = opcode
+        self.body = body
+        self.prepared = prepared
+        self.keyspace = keyspace
+        self._rows = rows
+        indexes = prepared.routing_key_indexes
+        self.routing_key = rows[0][indexes[0]] if indexes and len(indexes) == 1 else None
+
+    def send_body(self, buffer: Any, _protocol_version: int) -> None:
+        """What the driver's encoder calls."""
+        buffer.write(self.body)
+
+    def statement(self) -> Any:
+        """The driver's statement."""
+        if self.opcode == EXECUTE:
+            statement = BoundStatement(self.prepared)
+            statement.values = list(self._rows[0])
+            return statement
+        batch = BatchStatement(batch_type=BatchType.UNLOGGED)
+        query_id = self.prepared.query_id
+        # What BatchStatement.add would gather, row by row, after serializing each value.
+        batch._statements_and_parameters = [(True, query_id, list(row)) for row in self._rows]  # noqa: SLF001
+        batch.routing_key = self.routing_key
+        batch.keyspace = self.keyspace
+        return batch
+
+
+def execute(prepared: Any, keyspace: str, values: Sequence[bytes]) -> Frame:
+    """One statement."""
+    query_id, metadata_id = prepared.query_id, prepared.result_metadata_id
+    parts = [_short(len(query_id)), query_id, _short(len(metadata_id)), metadata_id]
+    # The serial consistency is for light-weight transactions, and means nothing to others.
+    parts += (_consistency_and_flags(CONSISTENCY, _VALUES | _WITH_SERIAL_CONSISTENCY), _short(len(values)))
+    for value in values:
+        parts += (_length(len(value)), value)
+    parts.append(_serial)
+    return Frame(EXECUTE, b"".join(parts), prepared, keyspace, [values])
+
+
+def batch(prepared: Any, keyspace: str, rows: Sequence[Sequence[bytes]]) -> Frame:
+    """Rows of one partition, whose key is their first value, as an UNLOGGED batch: one atomic mutation.
+
+    Every row has the partition's key, so it is encoded once.
+    """
+    query_id = prepared.query_id
+    key = rows[0][0]
+    head = b"".join(
+        (_PREPARED, _short(len(query_id)), query_id, _short(len(rows[0])), _length(len(key)), key),
+    )
+    parts = [b"%c" % _UNLOGGED, _short(len(rows))]
+    length = _length
+    for _, *values in rows:
+        parts.append(head)
+        for value in values:
+            parts += (length(len(value)), value)
+    parts.append(_consistency_and_flags(CONSISTENCY, 0))
+    return Frame(BATCH, b"".join(parts), prepared, keyspace, rows)
 
 
 def list_of(items: Sequence[bytes]) -> bytes:
     """A CQL list of values, for ``IN ?``."""
     return b"".join((_length(len(items)), *(part for item in items for part in (_length(len(item)), item))))
-
-
-def bound(prepared: Any, values: list[bytes]) -> Any:
-    """A prepared statement with its values; the driver finds the routing key among them."""
-    statement = BoundStatement(prepared)
-    statement.values = values
-    return statement
-
-
-def batch(prepared: Any, keyspace: str, rows: Sequence[list[bytes]]) -> Any:
-    """An UNLOGGED batch of rows of one partition, whose key is their first value: one atomic mutation.
-
-    This sets what ``BatchStatement.add`` would gather, row by row, at four times the cost.
-    """
-    statement = BatchStatement(batch_type=BatchType.UNLOGGED)
-    query_id = prepared.query_id
-    statement._statements_and_parameters = [(True, query_id, values) for values in rows]  # noqa: SLF001  # see above
-    statement.routing_key = rows[0][0]
-    statement.keyspace = keyspace
-    return statement

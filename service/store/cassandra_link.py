@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 
 from service.errors import StoreError, StoreRefused
 from service.settings import Settings
-from service.store.cassandra_bind import batch, bound
-from service.store.cassandra_session import CassandraSession, Rows
+from service.store.cassandra_bind import batch, execute
+from service.store.cassandra_session import CassandraSession
+from service.store.direct import Rows
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,8 @@ class CassandraLink:
     async def execute(self, name: str, values: list[bytes], deadline_s: float, *, idempotent: bool = True) -> Rows:
         """Run one statement. Raises StoreRefused or StoreUnknown."""
         session = self._connected()
-        return await session.execute(bound(session.prepared[name], values), deadline_s, idempotent=idempotent)
+        frame = execute(session.prepared[name], self._settings.store.keyspace, values)
+        return await session.execute(frame, deadline_s, idempotent=idempotent)
 
     async def read(self, name: str, values: list[bytes], deadline_s: float) -> Rows | StoreRefused:
         """Rows, or StoreRefused whatever went wrong: a read writes nothing."""
@@ -75,9 +77,9 @@ class CassandraLink:
         try:
             session = self._connected()
             prepared = session.prepared[name]
-            one = len(rows) == 1
-            statement = bound(prepared, rows[0]) if one else batch(prepared, self._settings.store.keyspace, rows)
-            await session.execute(statement, deadline_s, idempotent=idempotent)
+            keyspace = self._settings.store.keyspace
+            frame = execute(prepared, keyspace, rows[0]) if len(rows) == 1 else batch(prepared, keyspace, rows)
+            await session.execute(frame, deadline_s, idempotent=idempotent)
         except StoreError as error:
             return error
         return None

@@ -8,7 +8,7 @@ import logging
 import random
 import socket
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
@@ -29,13 +29,14 @@ from cassandra.query import tuple_factory
 from cassandra import AuthenticationFailed, ConsistencyLevel, DriverException, InvalidRequest, OperationTimedOut
 from service.errors import StoreRefused, StoreUnknown
 from service.settings import Settings
+from service.store.cassandra_bind import CONSISTENCY, Frame
 from service.store.cassandra_outcome import Outcome, attempt_timeout_s, may_try_again, outcome_of, verdict
+from service.store.direct import DirectAttempt, NotSent, Rows
 from service.store.loop_connection import LoopConnection
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Rows = Sequence[tuple[Any, ...]]
 
 CONNECT_TIMEOUT_S = 2.0
 HEARTBEAT_INTERVAL_S = 1.0  # a silent peer is found out after two intervals and the timeout at most
@@ -130,47 +131,74 @@ class CassandraSession:
     @property
     def alive(self) -> bool:
         """Is there a connection to send on?"""
-        return bool(self._open_hosts())
+        return bool(self._open_pools())
 
     def local_hosts(self) -> int:
         """How many nodes the local data centre has, up or down."""
         return sum(host.datacenter == self.local_dc for host in self._cluster.metadata.all_hosts())
 
-    async def execute(self, statement: Any, deadline_s: float, *, idempotent: bool = True) -> Rows:
+    async def execute(self, frame: Frame, deadline_s: float, *, idempotent: bool = True) -> Rows:
         """Run a statement until ``deadline_s`` (the loop's clock). Raises StoreRefused or StoreUnknown."""
         attempts: list[Outcome] = []
         errors: dict[Outcome, Exception] = {}
-        host = None
+        tried: list[Any] = []
+        directly = True
         async with self._slots:
-            while True:
-                remaining_s = deadline_s - self._loop.time()
-                if remaining_s <= 0:
-                    break
-                other_hosts = idempotent and len(self._open_hosts()) > 1
-                timeout_s = attempt_timeout_s(attempts, remaining_s=remaining_s, other_hosts=other_hosts)
-                future: asyncio.Future[Rows] = self._loop.create_future()
-                response = self._session.execute_async(statement, timeout=timeout_s, host=host)
-                response.add_callbacks(partial(self._answered, future), partial(self._failed, future))
-                guard = self._loop.call_later(timeout_s + DRIVER_GRACE_S, _set_exception, future, TimeoutError())
+            while (remaining_s := deadline_s - self._loop.time()) > 0:
+                pools = self._open_pools()
+                timeout_s = attempt_timeout_s(
+                    attempts, remaining_s=remaining_s, other_hosts=idempotent and len(pools) > 1
+                )
                 try:
-                    return await future
+                    if directly:
+                        return await self._send_directly(frame, timeout_s, pools, tried)
+                    # The node that just failed is the first of the next plan too, so name another.
+                    others = [host for host in pools if host not in tried] if tried else []
+                    return await self._send(frame, timeout_s, random.choice(others) if others else None, tried)
+                except NotSent:
+                    directly = False
+                    continue
                 except Exception as error:  # noqa: BLE001  # what nobody thought of is an unknown outcome too
                     attempts.append(outcome_of(error))
                     errors[attempts[-1]] = error
-                finally:
-                    guard.cancel()
+                directly = False
                 remaining_s = deadline_s - self._loop.time()
                 if not may_try_again(attempts, idempotent=idempotent, remaining_s=remaining_s):
                     break
-                # The node that just failed is the first of the next plan too, so name another.
-                others = [other for other in self._open_hosts() if other is not response.coordinator_host]
-                others = [other for other in others if other not in response.attempted_hosts]
-                host = random.choice(others) if others else None
         if not attempts:
             raise StoreRefused("no time was left to send the statement")
         outcome = verdict(attempts)
         raised = StoreUnknown if outcome is Outcome.UNKNOWN else StoreRefused
         raise raised(describe(errors[outcome])) from errors[outcome]
+
+    async def _send_directly(self, frame: Frame, timeout_s: float, pools: Mapping[Any, Any], tried: list[Any]) -> Rows:
+        host = next((host for host in self._plan(frame, pools) if host in pools), None)
+        if host is None:
+            raise NotSent("no connection is open")
+        attempt = DirectAttempt(self._connection_class, pools[host], frame, timeout_s)
+        tried.append(host)
+        return await attempt.future
+
+    async def _send(self, frame: Frame, timeout_s: float, host: Any, tried: list[Any]) -> Rows:
+        """The driver's own way, which prepares anew and asks the next host where one cannot be reached."""
+        future: asyncio.Future[Rows] = self._loop.create_future()
+        response = self._session.execute_async(frame.statement(), timeout=timeout_s, host=host)
+        response.add_callbacks(partial(self._answered, future), partial(self._failed, future))
+        guard = self._loop.call_later(timeout_s + DRIVER_GRACE_S, _set_exception, future, TimeoutError())
+        try:
+            return await future
+        finally:
+            guard.cancel()
+            tried += response.attempted_hosts
+            if response.coordinator_host is not None:
+                tried.append(response.coordinator_host)
+
+    def _plan(self, frame: Frame, pools: Mapping[Any, Any]) -> Iterable[Any]:
+        """The hosts in the order in which they should be asked, replicas first."""
+        if len(pools) == 1:
+            return pools
+        hosts: Iterable[Any] = self._cluster.profile_manager.default.load_balancing_policy.make_query_plan(None, frame)
+        return hosts
 
     async def close(self) -> None:
         """Close all connections. Returns within CLOSE_TIMEOUT_S; a thread that still waits for a node dies with the process."""
@@ -182,8 +210,11 @@ class CassandraSession:
         """Run ``work(driver_session)`` in a thread, for what waits: changes of the schema."""
         return await in_daemon_thread(partial(work, self._session))
 
-    def _open_hosts(self) -> list[Any]:
-        return [pool.host for pool in tuple(self._session.get_pools()) if pool.open_count and not pool.is_shutdown]
+    def _open_pools(self) -> dict[Any, Any]:
+        """The pools that have a connection, by host."""
+        return {
+            pool.host: pool for pool in tuple(self._session.get_pools()) if pool.open_count and not pool.is_shutdown
+        }
 
     def _answered(self, future: asyncio.Future[Rows], rows: Rows | None) -> None:
         self._connection_class.in_loop(_set_result, future, () if rows is None else rows)
@@ -226,7 +257,7 @@ def _connect(settings: Settings, connection_class: type[LoopConnection]) -> tupl
     profile = ExecutionProfile(
         load_balancing_policy=TokenAwarePolicy(local_dc),
         retry_policy=NeverRetry(),
-        consistency_level=ConsistencyLevel.LOCAL_QUORUM,
+        consistency_level=CONSISTENCY,
         serial_consistency_level=ConsistencyLevel.LOCAL_SERIAL,
         request_timeout=settings.store_timeout_s,
         row_factory=tuple_factory,
