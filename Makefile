@@ -13,7 +13,7 @@ python = .venv/bin/python
 url = http://127.0.0.1:$(PORT)
 
 .DEFAULT_GOAL := help
-.PHONY: help run cluster test test-fast test-system lint format lock certificate fetch venv venv-dev system-packages clean
+.PHONY: help run cluster bench bench-quick bench-packages test test-fast test-system lint format lock certificate fetch venv venv-dev system-packages clean
 
 help:
 	@echo 'make run                the service on SQLite at http://127.0.0.1:8080 (PORT=8080)'
@@ -22,6 +22,9 @@ help:
 	@echo 'make test               everything: lint, unit, API, stores, and the system tests on a real Cassandra'
 	@echo 'make test-fast          what needs neither HAProxy nor Cassandra, in under a minute (ARGS="-k group")'
 	@echo 'make test-system        the system tests alone'
+	@echo 'make bench              every claim about speed, measured beside what it is compared with; half an hour'
+	@echo '                        (bench/results.json and bench/report.html; ARGS="--only express,curve", ARGS=--help)'
+	@echo 'make bench-quick        the first three of them, in under three minutes'
 	@echo 'make lint               ruff, ruff format, mypy --strict'
 	@echo 'make format             let ruff format and mend'
 	@echo 'make certificate        a self-signed certificate for HTTPS on port 5000 of docker-compose'
@@ -54,6 +57,12 @@ test-fast: venv-dev
 
 test-system: system-packages venv-dev fetch
 	@exec $(python) -m pytest tests/system $(ARGS)
+
+bench: system-packages bench-packages venv-dev fetch
+	@exec $(python) -m loadtest.benchmark $(ARGS)
+
+bench-quick: system-packages bench-packages venv-dev fetch
+	@exec $(python) -m loadtest.benchmark --quick --out bench/quick $(ARGS)
 
 lint: venv-dev
 	@echo '== ruff check' && $(python) -m ruff check .
@@ -88,6 +97,12 @@ venv-dev:
 
 system-packages:
 	@deploy/install-system-packages haproxy java17 maven openssl
+
+# Each alone, so that one that cannot be had keeps no other away: its rows are named as missing then.
+bench-packages:
+	@deploy/install-system-packages cc
+	@for tool in node go postgresql wrk; do deploy/install-system-packages $$tool \
+	  || echo "The benchmark goes on without $$tool: what needs it will be missing." >&2; done
 
 clean:
 	rm -rf .venv .cluster .pytest_cache .mypy_cache .ruff_cache .hypothesis

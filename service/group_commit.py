@@ -1,8 +1,9 @@
 """Group commit: many requests, one write, and each gets its own answer.
 
 The group in flight is the clock. While the store is busy, items wait in a bounded
-queue; as soon as it is free, whatever waits becomes the next group. There is no
-timer on the way in, so an idle service answers as fast as one unbatched write.
+queue; as soon as it is free, whatever waits becomes the next group. An idle service
+answers as fast as one unbatched write. A busy one gathers: callers that were just
+answered come back together, and the next group waits a moment for most of them.
 """
 
 from __future__ import annotations
@@ -32,6 +33,19 @@ FAILING_S = 5.0
 """A group that failed so recently stands for the store as it is now."""
 
 
+GATHER_COMPANY_MIN = 8
+"""With fewer items about at once, a larger group would save less than the wait costs."""
+
+GATHER_SHARE = 0.9
+"""Of the items that were about at once, so many make the next group; the last stragglers are not waited for."""
+
+GATHER_FLIGHTS = 1.0
+"""The wait is no longer than so many flights of the group before: it can no more than double what an item waits."""
+
+COMPANY_DECAY = 0.9
+"""What is left, after a group, of the largest number of items that were about at once."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """The bounds of one group commit; see the settings of the same names."""
@@ -42,6 +56,7 @@ class Limits:
     queue_size_max: int
     queue_bytes_max: int
     queue_wait_max_s: float
+    gather_max_s: float = 0.0
 
 
 class Sink(Interface[Outcome_contra]):
@@ -90,6 +105,16 @@ def group_count(queue: deque[Entry[Item, Result]], limits: Limits) -> int:
     return count
 
 
+def gather_count(company: float, limits: Limits) -> int:
+    """How many items the next group should have, when ``company`` were about at once; 0 is whatever waits."""
+    return min(int(company * GATHER_SHARE), limits.group_size_max) if company >= GATHER_COMPANY_MIN else 0
+
+
+def gather_wait_s(flight_s: float, limits: Limits) -> float:
+    """How long to wait for them, after a flight of so many seconds. It brings no item near its deadline."""
+    return min(flight_s * GATHER_FLIGHTS, limits.gather_max_s, limits.queue_wait_max_s / 4)
+
+
 class GroupCommit(Generic[Item, Result]):
     """Collects items while a group is in flight and commits them as the next group.
 
@@ -116,6 +141,9 @@ class GroupCommit(Generic[Item, Result]):
         self._queue: deque[Entry[Item, Result]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._launch_scheduled = False
+        self._gathering: asyncio.TimerHandle | None = None
+        self._gather_count = 0
+        self._company = 0.0
         self._expiry: asyncio.TimerHandle | None = None
         self._written_at_s = self._loop.time()
         self._failed_at_s = -math.inf
@@ -158,7 +186,8 @@ class GroupCommit(Generic[Item, Result]):
         queue.append(Entry(item, size, now_s, sink))
         self.waiting_bytes += size
         if self.in_flight < limits.groups_in_flight_max:
-            if not self._launch_scheduled:
+            gathered = self._gathering is None or len(queue) >= self._gather_count
+            if not self._launch_scheduled and (gathered or self.waiting_bytes >= limits.group_bytes_max):
                 # Not at once: the requests that this turn of the loop still parses share the group.
                 self._launch_scheduled = True
                 self._idle.clear()
@@ -180,6 +209,8 @@ class GroupCommit(Generic[Item, Result]):
     async def close(self, timeout_s: float) -> None:
         """Take nothing new and drain; what still waits after ``timeout_s`` is refused, never dropped in silence."""
         self._closing = True
+        if self._gathering is not None:
+            self._launch()
         try:
             await asyncio.wait_for(self._idle.wait(), timeout_s)
         except TimeoutError:
@@ -192,6 +223,9 @@ class GroupCommit(Generic[Item, Result]):
 
     def _launch(self) -> None:
         self._launch_scheduled = False
+        if self._gathering is not None:
+            self._gathering.cancel()
+            self._gathering = None
         self._expire()
         while self._queue and self.in_flight < self.limits.groups_in_flight_max:
             group = [entry for entry in self._pop(group_count(self._queue, self.limits)) if not entry.sink.cancelled()]
@@ -228,7 +262,19 @@ class GroupCommit(Generic[Item, Result]):
             seconds = time.perf_counter() - started_s
             self._rate(written, seconds)
             self._observe(self.name, len(group), seconds)
-            self._launch()
+            self._company = max(len(group) + len(self._queue), self._company * COMPANY_DECAY)
+            if not (written and self._gathers(seconds)):
+                self._launch()
+
+    def _gathers(self, flight_s: float) -> bool:
+        """Whether the next group waits a moment for those who were just answered."""
+        wait_s = gather_wait_s(flight_s, self.limits)
+        self._gather_count = gather_count(self._company, self.limits)
+        if wait_s <= 0 or self._closing or self._gathering or len(self._queue) >= self._gather_count:
+            return False
+        self._gathering = self._loop.call_later(wait_s, self._launch)
+        self._idle.clear()
+        return True
 
     def _rate(self, written: int, seconds: float) -> None:
         weight = 1 - math.exp(-seconds / RATE_WINDOW_S)

@@ -42,6 +42,7 @@ class Instance:
             queue_size_max=settings.queue_size_max,
             queue_bytes_max=settings.queue_bytes_max,
             queue_wait_max_s=settings.queue_wait_max_s,
+            gather_max_s=settings.gather_max_s,
         )
         self.usages = Usages(self.store, self.ids, limits, settings.usage_bytes_max, metrics.observe_group)
         self.messages = Messages(

@@ -186,6 +186,9 @@ class Settings:
     queue_wait_max_s: float = _setting(
         "0.8", _Seconds(0.01, 60), "seconds", "longest wait before being sent; then a 503"
     )
+    gather_max_s: float = _setting(
+        "0.008", _Seconds(0, 1), "seconds", "under load: longest wait for more to join the next group; 0 is none"
+    )
     id_lease_size: int = _setting("131072", _Whole(1024, 1 << 32), "ids", "ids that an instance leases at a time")
 
     store_timeout_s: float = _setting(

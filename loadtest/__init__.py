@@ -1,0 +1,1 @@
+"""Load on the service: the benchmark with its load generator and the servers it compares with."""

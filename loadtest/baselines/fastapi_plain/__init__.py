@@ -1,0 +1,1 @@
+"""FastAPI and Cassandra as a team writes them first: pydantic models, decorated routes, one statement for each request."""
