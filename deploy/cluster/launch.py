@@ -66,7 +66,8 @@ class Launcher:
         (conf / "cassandra.yaml").write_text(cassandra.with_settings(template, settings))
         (conf / "logback.xml").write_text(cassandra.LOGBACK)
         heap = cassandra.heap(ports.nodes, self.options.cassandra_heap)
-        command = cassandra.java_command(self.java, jars, conf, home, heap)
+        slack = str(self.root / "cassandra" / "with-timer-slack")
+        command = [slack, *cassandra.java_command(self.java, jars, conf, home, heap)]
         return Child(member, command, self._environment, home, self.log(member.name), CASSANDRA_ENDING)
 
     def service_environment(self, ports: plan.CassandraPorts) -> dict[str, str]:
