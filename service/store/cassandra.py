@@ -23,6 +23,8 @@ BLOCK_BITS = 10
 """Usages of 1,024 consecutive ids share a partition: a group of new ones is one statement, sometimes two."""
 BATCH_BYTES_MAX = 1 << 20
 """Bytes bound to one batch; cassandra.yaml's thresholds are above it. A single row may be longer and goes alone."""
+MESSAGES_PER_BATCH_MAX = 64
+"""Each message is a partition of its own, so a batch of them saves their way to the coordinator and nothing else."""
 IN_KEYS_MAX = 64
 IN_BYTES_MAX = 16 << 20
 """What one answer to an IN over messages may come to, were all of them of the largest size."""
@@ -177,13 +179,15 @@ class CassandraStore:
         deadline_s = self._link.deadline_s()
         results: list[StoreError | None] = [None] * len(group)
 
-        async def write(index: int) -> None:
+        async def write(part: list[int]) -> None:
             # Once only: a first attempt that a node took up late would get a late timestamp, and bring back what was
             # deleted after a second attempt had been acknowledged.
-            row = list(group[index])
-            results[index] = await self._link.write("insert_message", [row], deadline_s, idempotent=False)
+            rows = [group[index] for index in part]
+            _spread(await self._link.write("insert_message", rows, deadline_s, idempotent=False), part, results)
 
-        await _all(write(index) for index in range(len(group)))
+        sizes = [len(message) for _, message in group]
+        parts = split(range(len(group)), sizes, BATCH_BYTES_MAX, MESSAGES_PER_BATCH_MAX)
+        await _all(write(part) for part in parts)
         return results
 
     async def get_messages(self, digests: Sequence[bytes]) -> Results[bytes | None]:
@@ -202,13 +206,32 @@ class CassandraStore:
         written longer ago than clocks differ costs no wait.
         """
         deadline_s = self._link.deadline_s()
+        skew_s = self._link.clock_skew_max_s
         found = await self._read_messages("select_written", digests, IN_KEYS_MAX, deadline_s)
         answers: dict[bytes, bool | StoreError] = {}
+        removable: list[tuple[bytes, bytes]] = []
+        past_at_s = 0.0
+        for digest, row in found.items():
+            if isinstance(row, StoreError):
+                answers[digest] = row
+                continue
+            _, written_us, clock_ms, read_at_s = row
+            row_past_at_s = read_at_s + (written_us / 1000 - clock_ms) / 1000 + skew_s + CLOCK_RESOLUTION_S
+            if row_past_at_s > deadline_s:
+                text = f"the clocks of Cassandra's nodes differ by more than {skew_s:g} s; the message stays"
+                answers[digest] = StoreRefused(text)
+                continue
+            past_at_s = max(past_at_s, row_past_at_s)
+            removable.append((bigint(written_us), digest))
 
-        async def delete(digest: bytes, row: Any) -> None:
-            answers[digest] = row if isinstance(row, StoreError) else await self._delete_written(row, deadline_s)
+        async def remove(part: Sequence[tuple[bytes, bytes]]) -> None:
+            error = await self._link.write("delete_message", part, deadline_s)
+            answers.update({digest: True if error is None else _copy(error) for _, digest in part})
 
-        await _all(delete(digest, row) for digest, row in found.items())
+        size = MESSAGES_PER_BATCH_MAX
+        await _all(remove(removable[start : start + size]) for start in range(0, len(removable), size))
+        if removable:
+            await asyncio.sleep(max(0.0, past_at_s - asyncio.get_running_loop().time()))
         # Who asks a second time in the same group finds nothing any more.
         first = {digest: index for index, digest in reversed([*enumerate(digests)])}
         return [
@@ -216,19 +239,6 @@ class CassandraStore:
             for index, digest in enumerate(digests)
             for answer in [answers.get(digest, False)]
         ]
-
-    async def _delete_written(self, row: tuple[bytes, int, int, float], deadline_s: float) -> bool | StoreError:
-        digest, written_us, clock_ms, read_at_s = row
-        skew_s = self._link.clock_skew_max_s
-        past_at_s = read_at_s + (written_us / 1000 - clock_ms) / 1000 + skew_s + CLOCK_RESOLUTION_S
-        if past_at_s > deadline_s:
-            return StoreRefused(f"the clocks of Cassandra's nodes differ by more than {skew_s:g} s; the message stays")
-        try:
-            await self._link.execute("delete_message", [bigint(written_us), digest], deadline_s)
-        except StoreError as error:
-            return error
-        await asyncio.sleep(max(0.0, past_at_s - asyncio.get_running_loop().time()))
-        return True
 
     async def _read_messages(
         self, name: str, digests: Sequence[bytes], size: int, deadline_s: float

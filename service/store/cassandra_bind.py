@@ -81,18 +81,12 @@ def execute(prepared: Any, keyspace: str, values: Sequence[bytes]) -> Frame:
 
 
 def batch(prepared: Any, keyspace: str, rows: Sequence[Sequence[bytes]]) -> Frame:
-    """Rows of one partition, whose key is their first value, as an UNLOGGED batch: one atomic mutation.
-
-    Every row has the partition's key, so it is encoded once.
-    """
+    """Rows as an UNLOGGED batch: those of one partition are one atomic mutation, those of several only travel together."""
     query_id = prepared.query_id
-    key = rows[0][0]
-    head = b"".join(
-        (_PREPARED, _short(len(query_id)), query_id, _short(len(rows[0])), _length(len(key)), key),
-    )
+    head = b"".join((_PREPARED, _short(len(query_id)), query_id, _short(len(rows[0]))))
     parts = [b"%c" % _UNLOGGED, _short(len(rows))]
     length = _length
-    for _, *values in rows:
+    for values in rows:
         parts.append(head)
         for value in values:
             parts += (length(len(value)), value)

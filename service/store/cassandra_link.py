@@ -71,9 +71,9 @@ class CassandraLink:
             return StoreRefused(str(error))
 
     async def write(
-        self, name: str, rows: Sequence[list[bytes]], deadline_s: float, *, idempotent: bool = True
+        self, name: str, rows: Sequence[Sequence[bytes]], deadline_s: float, *, idempotent: bool = True
     ) -> StoreError | None:
-        """Write rows of one partition, whose key is their first value, as one statement: all or none of them."""
+        """Write rows as one statement. Those of one partition are written all or none."""
         try:
             session = self._connected()
             prepared = session.prepared[name]

@@ -19,8 +19,6 @@ from cassandra.metadata import KeyspaceMetadata
 from cassandra.policies import (
     ConstantReconnectionPolicy,
     DCAwareRoundRobinPolicy,
-    HostStateListener,
-    RetryPolicy,
     TokenAwarePolicy,
 )
 from cassandra.protocol import ErrorMessage
@@ -31,6 +29,7 @@ from service.errors import StoreRefused, StoreUnknown
 from service.settings import Settings
 from service.store.cassandra_bind import CONSISTENCY, Frame
 from service.store.cassandra_outcome import Outcome, attempt_timeout_s, may_try_again, outcome_of, verdict
+from service.store.cassandra_policies import LogNodes, NeverRetry
 from service.store.direct import DirectAttempt, NotSent, Rows
 from service.store.loop_connection import LoopConnection
 
@@ -50,35 +49,6 @@ STATEMENTS_IN_FLIGHT_MAX = 128
 # The driver's ConnectionException is no DriverException.
 UNREACHABLE = (NoHostAvailable, DriverException, ConnectionException, ErrorMessage, OSError)
 """What connecting and preparing raise when it is Cassandra's or the network's doing; anything else is a bug of ours."""
-
-
-class NeverRetry(RetryPolicy):  # type: ignore[misc]  # the driver has no types
-    """Hands every error to :meth:`CassandraSession.execute`, the one place that decides about another attempt."""
-
-    def _rethrow(self, *_: object, **__: object) -> tuple[int, None]:
-        return self.RETHROW, None
-
-    on_read_timeout = on_write_timeout = on_unavailable = on_request_error = _rethrow
-
-
-class LogNodes(HostStateListener):  # type: ignore[misc]  # the driver has no types
-    """One line when a node comes or goes."""
-
-    def on_up(self, host: Any) -> None:
-        """It answers again."""
-        log.info("node is up", extra={"fields": {"node": str(host.endpoint)}})
-
-    def on_down(self, host: Any) -> None:
-        """No connection to it is left."""
-        log.warning("node is down", extra={"fields": {"node": str(host.endpoint)}})
-
-    def on_add(self, host: Any) -> None:
-        """It is new to the driver."""
-        log.info("node is known", extra={"fields": {"node": str(host.endpoint), "dc": host.datacenter}})
-
-    def on_remove(self, host: Any) -> None:
-        """It was decommissioned."""
-        log.info("node has left", extra={"fields": {"node": str(host.endpoint)}})
 
 
 class CassandraSession:

@@ -7,6 +7,9 @@ from typing import TypeVar
 
 Key = TypeVar("Key")
 
+COUNT_MAX = 65_535
+"""What the native protocol's BATCH counts its statements with."""
+
 
 def group_by(keys: Iterable[Key]) -> dict[Key, list[int]]:
     """The indexes of each key, in order."""
@@ -16,12 +19,14 @@ def group_by(keys: Iterable[Key]) -> dict[Key, list[int]]:
     return groups
 
 
-def split(indexes: Sequence[int], sizes: Sequence[int], bytes_max: int) -> Iterator[list[int]]:
-    """Parts that come to at most ``bytes_max``, or are one item; ``sizes`` has an entry for every index."""
+def split(
+    indexes: Sequence[int], sizes: Sequence[int], bytes_max: int, count_max: int = COUNT_MAX
+) -> Iterator[list[int]]:
+    """Parts of at most ``count_max`` that come to at most ``bytes_max``, or are one item; ``sizes`` has one for every index."""
     part: list[int] = []
     bytes_ = 0
     for index in indexes:
-        if part and bytes_ + sizes[index] > bytes_max:
+        if part and (bytes_ + sizes[index] > bytes_max or len(part) >= count_max):
             yield part
             part, bytes_ = [], 0
         part.append(index)
