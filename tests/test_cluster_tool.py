@@ -130,7 +130,11 @@ def test_haproxy_listens_for_https_only_with_a_certificate(tmp_path: Path) -> No
     """Without a certificate there is no HTTPS, also when the caller's environment names one."""
     inherited = {"TLS_CERTIFICATE": "/elsewhere.pem", "WEB_DNS_NAME": "web"}
     plain = plan.haproxy_environment(inherited, Options(), 80, 0, 81)
-    assert plain == {"HTTP_BIND": "127.0.0.1:80", "STATS_BIND": "127.0.0.1:81"}
+    assert plain == {
+        "GLIBC_TUNABLES": plan.HAPROXY_MALLOC,
+        "HTTP_BIND": "127.0.0.1:80",
+        "STATS_BIND": "127.0.0.1:81",
+    }
     secure = plan.haproxy_environment(inherited, Options(certificate=tmp_path / "c.pem"), 80, 443, 81)
     assert secure["TLS_BIND"] == "127.0.0.1:443"
     assert secure["TLS_CERTIFICATE"] == str(tmp_path / "c.pem")
