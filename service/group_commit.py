@@ -39,8 +39,8 @@ GATHER_COMPANY_MIN = 8
 GATHER_SHARE = 0.9
 """Of the items that were about at once, so many make the next group; the last stragglers are not waited for."""
 
-GATHER_FLIGHTS = 1.0
-"""The wait is no longer than so many flights of the group before: it can no more than double what an item waits."""
+GATHER_FLIGHTS = 2.0
+"""The wait is no longer than so many flights of the group before: where the store is quick, so is the wait."""
 
 COMPANY_DECAY = 0.9
 """What is left, after a group, of the largest number of items that were about at once."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 
 import pytest
@@ -421,5 +422,197 @@ def test_the_expected_wait_grows_while_the_store_takes_nothing():
         away = False
         await group.submit(1, 1)
         assert group.expected_wait_s() == 0
+
+    run(main())
+
+
+class Mailbox:
+    """A sink of the caller's own, which keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[object] = []
+        self.left = False
+        self.answered = False
+
+    def cancelled(self) -> bool:
+        """As a future says it."""
+        return self.left
+
+    def done(self) -> bool:
+        """As a future says it."""
+        return self.answered or self.left
+
+    def set_result(self, result: str) -> None:
+        """Its result."""
+        self.told.append(result)
+
+    def set_exception(self, error: BaseException) -> None:
+        """Its error."""
+        self.told.append(error)
+
+
+class Broken(Mailbox):
+    """A sink that cannot be told anything."""
+
+    def set_result(self, result: str) -> None:
+        """Notes that it was tried."""
+        super().set_result(result)
+        raise OSError("broken")
+
+    def set_exception(self, error: BaseException) -> None:
+        """Notes that it was tried."""
+        super().set_exception(error)
+        raise OSError("broken")
+
+
+def test_a_sink_of_ones_own_is_told_once():
+    """Its own result or its own error, among futures and other sinks, and nothing after that."""
+
+    async def main() -> None:
+        commit = ControlledCommit()
+        group = group_commit(commit)
+        sinks = [Mailbox(), Mailbox()]
+        group.submit_to(sinks[0], 0, 10)
+        future = group.submit(1, 10)
+        group.submit_to(sinks[1], 2, 10)
+        await turns()
+        assert [sink.told for sink in sinks] == [[], []]
+        unknown = StoreUnknown("two")
+        commit.flights[0].end({2: unknown})
+        await turns()
+        await group.close(10)
+        assert sinks[0].told == ["stored 0"]
+        assert sinks[1].told == [unknown]
+        assert future.result() == "stored 1"
+
+    run(main())
+
+
+def test_a_sink_is_told_once_why_its_item_was_never_sent():
+    """Too long in the queue, or still there when the group commit had to close."""
+
+    async def main() -> None:
+        commit = ControlledCommit()
+        group = group_commit(commit, queue_wait_max_s=1.0)
+        group.submit(0, 10)
+        await turns()
+        late, last = Mailbox(), Mailbox()
+        group.submit_to(late, 1, 10)
+        await asyncio.sleep(1.5)
+        group.submit_to(last, 2, 10)
+        await group.close(0.1)
+        commit.flights[0].succeed()
+        await turns()
+        assert [type(error) for error in late.told] == [DeadlineExceeded]
+        assert [type(error) for error in last.told] == [Closing]
+        assert commit.sent == [0]
+
+    run(main())
+
+
+def test_a_sink_whose_item_was_not_queued_is_told_nothing():
+    """QueueFull and Closing are raised where the item is handed in."""
+
+    async def main() -> None:
+        commit = ControlledCommit()
+        group = group_commit(commit, queue_size_max=1)
+        sink = Mailbox()
+        group.submit(0, 10)
+        await turns()
+        group.submit(1, 10)
+        with pytest.raises(QueueFull):
+            group.submit_to(sink, 2, 10)
+        closing = asyncio.ensure_future(group.close(10))
+        await turns()
+        with pytest.raises(Closing):
+            group.submit_to(sink, 3, 10)
+        for flight in (0, 1):
+            commit.flights[flight].succeed()
+            await turns()
+        await closing
+        assert sink.told == []
+        assert commit.sent == [0, 1]
+
+    run(main())
+
+
+def test_a_sink_that_raises_does_not_keep_results_from_the_others(caplog: pytest.LogCaptureFixture):
+    """Whether it is told a result or an error: it is logged, the others have theirs, and the next group goes on."""
+
+    async def main() -> None:
+        commit = ControlledCommit()
+        group = group_commit(commit)
+        broken, sink = [Broken(), Broken()], Mailbox()
+        group.submit_to(broken[0], 0, 10)
+        group.submit_to(broken[1], 1, 10)
+        group.submit_to(sink, 2, 10)
+        future = group.submit(3, 10)
+        await turns()
+        commit.flights[0].end({1: StoreRefused("one")})
+        await turns()
+        assert sink.told == ["stored 2"]
+        assert future.result() == "stored 3"
+        assert [len(one.told) for one in broken] == [1, 1]
+        assert (group.in_flight, group.in_flight_items) == (0, 0)
+        late = Broken()
+        group.submit(4, 10)
+        await turns()
+        group.submit_to(late, 5, 10)
+        after = group.submit(6, 10)
+        await asyncio.sleep(0.5)
+        last = group.submit(7, 10)
+        with pytest.raises(DeadlineExceeded):
+            await after
+        assert [type(error) for error in late.told] == [DeadlineExceeded]
+        commit.flights[1].succeed()
+        await turns()
+        commit.flights[2].succeed()
+        assert await last == "stored 7"
+
+    with caplog.at_level(logging.ERROR):
+        run(main())
+    assert [record.message for record in caplog.records] == ["a result could not be handed out"] * 3
+
+
+def test_a_sink_that_has_left_is_taken_out_before_its_group_is_formed():
+    """What was not sent is not sent; what was sent is sent, and nobody is told."""
+
+    async def main() -> None:
+        commit = ControlledCommit()
+        group = group_commit(commit)
+        early, late, alone = Mailbox(), Mailbox(), Mailbox()
+        group.submit_to(early, 0, 10)
+        group.submit_to(late, 1, 10)
+        early.left = True
+        await turns()
+        late.left = True
+        group.submit_to(alone, 2, 10)
+        await turns()
+        alone.left = True
+        assert commit.sent == [1]
+        commit.flights[0].succeed()
+        await turns()
+        assert commit.sent == [1]
+        assert (group.waiting, group.waiting_bytes, group.in_flight) == (0, 0, 0)
+        await group.close(10)
+        assert [sink.told for sink in (early, late, alone)] == [[], [], []]
+
+    run(main())
+
+
+def test_a_sink_that_was_answered_otherwise_is_told_nothing():
+    """done() says that nobody waits; the item is written all the same."""
+
+    async def main() -> None:
+        commit = ControlledCommit()
+        group = group_commit(commit)
+        sink = Mailbox()
+        sink.answered = True
+        group.submit_to(sink, 0, 10)
+        await turns()
+        commit.flights[0].succeed()
+        await turns()
+        assert commit.sent == [0]
+        assert sink.told == []
 
     run(main())
