@@ -7,6 +7,7 @@ import json
 import socket
 import sqlite3
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,81 @@ def test_pipelined_requests_are_answered_in_order(connection: Connection, header
     assert ids == sorted(set(ids))
     assert len(ids) == 10
     assert connection.silent()
+
+
+# --- idle connections
+
+KEEP_ALIVE_S = 1
+BOTH_WAYS = list(itertools.product([JSON, LONG_WAY], repeat=2))
+
+
+@pytest.fixture(scope="module")
+def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebInstance]:
+    """An instance that keeps idle connections for a second, and waits for its file as long as it takes."""
+    patience: dict[str, Any] = {"queue_wait_max_s": 60, "store_timeout_s": 60, "sqlite_busy_timeout_s": 60}
+    with ready_instance(tmp_path_factory.mktemp("impatient"), keep_alive_s=KEEP_ALIVE_S, **patience) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def connections_to(instance: WebInstance, count: int) -> Iterator[list[Connection]]:
+    """So many connections at once."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(instance.connect()) for _ in range(count)]
+
+
+def test_an_idle_connection_is_closed(impatient: WebInstance):
+    """Whatever it asked for last, on either way: stored, refused or answered by a task of its own, alone or pipelined."""
+    packets = [
+        [raw_request("POST", target, body, headers)]
+        for headers in (JSON, LONG_WAY)
+        for target, body in (("/api/usages", USAGE), ("/api/usages", b"["), ("/messages", b'{"message": "m"}'))
+    ]
+    packets += [packets[0] * 3, packets[3] * 3, packets[0] + packets[3], packets[3] + packets[0]]
+    with connections_to(impatient, len(packets)) as idle:
+        for connection, packet in zip(idle, packets, strict=True):
+            connection.send(b"".join(packet))
+        for connection, packet in zip(idle, packets, strict=True):
+            assert [connection.read().status in (201, 400) for _ in packet] == [True] * len(packet)
+        assert all(connection.ended() for connection in idle)
+
+
+def test_a_connection_that_is_busy_is_not_closed(impatient: WebInstance):
+    """The store takes longer than idle connections are kept: the answer comes all the same, and later the close."""
+    with (
+        contextlib.closing(sqlite3.connect(impatient.store_path, isolation_level=None, timeout=20)) as database,
+        connections_to(impatient, len(BOTH_WAYS)) as busy,
+    ):
+        for connection, (before, _) in zip(busy, BOTH_WAYS, strict=True):
+            assert connection.request("POST", "/api/usages", USAGE, before).status == 201
+        database.execute("BEGIN IMMEDIATE")
+        for connection, (_, then) in zip(busy, BOTH_WAYS, strict=True):
+            connection.send(raw_request("POST", "/api/usages", USAGE, then))
+        assert busy[0].silent(KEEP_ALIVE_S + 0.5)
+        database.execute("ROLLBACK")
+        assert [connection.read().status for connection in busy] == [201] * len(busy)
+        assert all(connection.ended() for connection in busy)
+
+
+def test_a_connection_that_was_active_meanwhile_is_not_closed(impatient: WebInstance):
+    """Each request starts the time anew, whichever way it and the one before it went."""
+
+    def stays_open() -> bool:
+        """False when this machine stood still for so long that nothing can be said."""
+        with connections_to(impatient, len(BOTH_WAYS)) as active:
+            asked_s = time.monotonic()
+            for turn in range(4):
+                before_s, asked_s = asked_s, time.monotonic()
+                try:
+                    for connection, pair in zip(active, BOTH_WAYS, strict=True):
+                        assert connection.request("POST", "/api/usages", USAGE, pair[turn % 2]).status == 201
+                except (ConnectionEnded, ConnectionError):
+                    assert time.monotonic() - before_s >= KEEP_ALIVE_S, "closed though it was active"
+                    return False
+                time.sleep(0.6 * KEEP_ALIVE_S)
+        return True
+
+    eventually(stays_open, 60)
 
 
 UPGRADE: Headers = [("Connection", "Upgrade"), ("Upgrade", "h2c")]

@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from loadtest.benchmark import axes, charts, report, table
@@ -490,6 +490,9 @@ spans = st.tuples(st.floats(0.001, 1e7), st.floats(1.0, 1e5)).map(lambda pair: (
 
 
 @given(span=spans, negative=st.booleans())
+@example(span=(10.0, math.nextafter(10.0, 11)), negative=False)
+@example(span=(0.1 + 0.2, 0.3), negative=False)
+@example(span=(1e7, 1e7 * (1 + 1e-12)), negative=False)
 def test_ticks_of_a_linear_axis_are_even_and_hold_all_values(span: tuple[float, float], *, negative: bool):
     """First tick ≤ least, last tick ≥ greatest, steps of 1, 2 or 5 times a power of ten, and not many of them."""
     low, high = (-span[1], span[0]) if negative else span

@@ -6,19 +6,30 @@ import struct
 import uuid
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cassandra.cluster import NoHostAvailable
 from cassandra.connection import ConnectionShutdown
-from cassandra.cqltypes import lookup_casstype
-from cassandra.protocol import ErrorMessage, IsBootstrappingErrorMessage, OverloadedErrorMessage, ServerError
+from cassandra.cqltypes import BytesType, lookup_casstype
+from cassandra.protocol import (
+    BatchMessage,
+    ColumnMetadata,
+    ErrorMessage,
+    ExecuteMessage,
+    IsBootstrappingErrorMessage,
+    OverloadedErrorMessage,
+    ProtocolHandler,
+    ServerError,
+)
+from cassandra.query import BatchStatement, BatchType, PreparedStatement
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cassandra import OperationTimedOut, Unavailable, WriteFailure, WriteTimeout
+from cassandra import ConsistencyLevel, OperationTimedOut, Unavailable, WriteFailure, WriteTimeout
 from service.errors import StoreRefused, StoreUnknown
 from service.store import KeyedUsage, Put
-from service.store.cassandra_bind import bigint, list_of
+from service.store.cassandra_bind import Frame, batch, bigint, execute, list_of
 from service.store.cassandra_outcome import Outcome, attempt_timeout_s, may_try_again, outcome_of, verdict
 from service.store.cassandra_schema import SchemaFile, read_schema, replication_of, split_statements, to_apply
 from service.store.grouping import group_by, split
@@ -191,6 +202,101 @@ def test_values_are_bound_as_the_driver_would_bind_them(numbers: list[int]):
         numbers, 5
     )
     assert bigint(7) == struct.pack(">q", 7)
+
+
+# --- frames
+
+PROTOCOL_VERSION = 5
+LOCAL_QUORUM, LOCAL_SERIAL = ConsistencyLevel.LOCAL_QUORUM, ConsistencyLevel.LOCAL_SERIAL
+
+ids = st.binary(min_size=1, max_size=20)
+keys = st.binary(min_size=1, max_size=40)
+others = st.binary(max_size=40) | st.sampled_from([b"", b"x" * 70_000])
+
+
+@st.composite
+def prepared_statements(draw: st.DrawFn) -> Any:
+    """The driver's own prepared statement over up to five blobs, of which one may be the partition's key, or two."""
+    columns = [ColumnMetadata("ks", "t", f"c{index}", BytesType) for index in range(draw(st.integers(0, 5)))]
+    key = draw(st.lists(st.integers(0, len(columns) - 1), max_size=2, unique=True)) if columns else []
+    metadata: Any = draw(st.sampled_from([None, []]))
+    return PreparedStatement(columns, draw(ids), key or None, "a query", None, PROTOCOL_VERSION, metadata, draw(ids))
+
+
+def rows_for(prepared: Any) -> st.SearchStrategy[list[bytes]]:
+    """Values for each of its columns; a partition's key is never empty."""
+    key = prepared.routing_key_indexes or ()
+    columns = range(len(prepared.column_metadata))
+    return st.tuples(*(keys if index in key else others for index in columns)).map(list)
+
+
+def bytes_of(message: Any) -> bytes:
+    """A message as the driver's encoder writes it, header and all."""
+    encoded: bytes = ProtocolHandler.encode_message(message, 7, PROTOCOL_VERSION, None, False)
+    return encoded
+
+
+def has_one_key(prepared: Any) -> bool:
+    """Whether the partition's key is one of the bound values, as in all of our statements that have a key."""
+    return len(prepared.routing_key_indexes or ()) == 1
+
+
+def assert_same_way(frame: Frame, statement: Any) -> None:
+    """A load-balancing policy sends the frame, and the driver its statement, where it would send this one."""
+    assert frame.keyspace == frame.statement().keyspace
+    assert frame.statement().routing_key == statement.routing_key or not has_one_key(frame.prepared)
+    assert frame.routing_key == (statement.routing_key if has_one_key(frame.prepared) else None)
+
+
+@given(st.data(), prepared_statements())
+def test_a_statement_is_sent_as_the_driver_would_send_it(data: st.DataObject, prepared: Any):
+    """EXECUTE byte for byte, and for the driver's own way a statement with the same values."""
+    values = data.draw(rows_for(prepared))
+    bound = prepared.bind(values)
+    frame = execute(prepared, "ks", values)
+    assert bytes_of(frame) == bytes_of(
+        ExecuteMessage(
+            prepared.query_id,
+            bound.values,
+            LOCAL_QUORUM,
+            LOCAL_SERIAL,
+            skip_meta=bool(prepared.result_metadata),
+            result_metadata_id=prepared.result_metadata_id,
+        )
+    )
+    statement = frame.statement()
+    assert statement.prepared_statement is prepared
+    assert statement.values == bound.values == values
+    if values:
+        assert statement.keyspace == bound.keyspace
+        assert_same_way(frame, bound)
+
+
+@given(st.data(), prepared_statements().filter(lambda prepared: prepared.column_metadata))
+def test_a_batch_is_sent_as_the_driver_would_send_it(data: st.DataObject, prepared: Any):
+    """BATCH byte for byte, whether its rows share a key or not; for the driver's own way the same rows."""
+    rows = data.draw(st.lists(rows_for(prepared), min_size=1, max_size=5))
+    if data.draw(st.booleans()):
+        rows = [[rows[0][0], *row[1:]] for row in rows]
+    theirs = BatchStatement(batch_type=BatchType.UNLOGGED)
+    for row in rows:
+        theirs.add(prepared, row)
+    frame = batch(prepared, "ks", rows)
+    queries = theirs._statements_and_parameters
+    assert bytes_of(frame) == bytes_of(BatchMessage(BatchType.UNLOGGED, queries, LOCAL_QUORUM))
+    statement = frame.statement()
+    assert statement.batch_type is BatchType.UNLOGGED
+    assert statement._statements_and_parameters == queries
+    assert_same_way(frame, theirs)
+
+
+def test_rows_may_come_as_tuples():
+    """A frame holds on to nothing of its caller's that the driver could not send."""
+    prepared = PreparedStatement(
+        [ColumnMetadata("ks", "t", name, BytesType) for name in "ab"], b"q", [0], "", None, 5, None, b"m"
+    )
+    assert bytes_of(batch(prepared, "ks", [(b"1", b"2")])) == bytes_of(batch(prepared, "ks", [[b"1", b"2"]]))
+    assert execute(prepared, "ks", (b"1", b"2")).statement().values == [b"1", b"2"]
 
 
 # --- schema

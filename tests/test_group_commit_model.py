@@ -257,7 +257,7 @@ BURSTS = [
 BUSY = [("submit", 5), ("turn", 0), *[("submit", 5)] * 6, ("leave", 3), ("turn", 0), ("end", 0), ("wait", 11)]
 
 
-@settings(max_examples=100)
+@settings(max_examples=200)
 @given(scripts, some_limits)
 @example(BUSY, ROOMY)
 @example(BURSTS, GATHERING)

@@ -10,12 +10,16 @@ from typing import Literal
 Kind = Literal["linear", "log2", "log10"]
 _DECADES_WITH_STEPS = 2.2
 _OCTAVES_MAX = 14
+_SPAN_MIN = 1e-9
+"""Of the values themselves: ends that differ by less are one value, as no step between them would be a round number."""
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Evenly spaced round numbers, about `count`, the first at or below `low` and the last at or above `high`."""
-    if not high > low:
-        low, high = (low - 1, low + 1) if low else (0.0, 1.0)
+    size = max(abs(low), abs(high))
+    if not high - low > size * _SPAN_MIN:
+        around = max(1.0, size / 10)
+        low, high = (low - around, high + around) if size else (0.0, 1.0)
     rough = (high - low) / max(1, count)
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999_999)
