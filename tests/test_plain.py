@@ -92,6 +92,8 @@ BODILESS = [
 OTHER_LINES = [
     b"POST /api/usages HTTP/1.0",
     b"POST /api/usages HTTP/2.0",
+    b"GET /api/usages/1 HTTP/1.0",
+    b"DELETE /messages/%b HTTP/1.0" % DIGEST,
     b"POST /api/usages",
     b"POST  /api/usages HTTP/1.1",
     b"post /api/usages HTTP/1.1",
@@ -346,7 +348,8 @@ NOT_TAKEN = {
     "a hexadecimal length": plain_request(HOST, b"Content-Length: 0x14"),
     "a length with a point": plain_request(HOST, b"Content-Length: 20.0"),
     "a length in Arabic digits": plain_request(HOST, "Content-Length: ٢٠".encode()),
-    "a length of many digits": plain_request(HOST, b"Content-Length: %b20" % (b"0" * 5000)),
+    "a length of many digits": plain_request(HOST, b"Content-Length: %b20" % (b"0" * 20)),
+    "a length beyond 64 bits": plain_request(HOST, b"Content-Length: 18446744073709551636"),
     "chunks": plain_request(HOST, b"Transfer-Encoding: chunked", body=CHUNKED),
     "chunks and a length": plain_request(
         HOST, b"Transfer-Encoding: chunked", b"Content-Length: %d" % len(CHUNKED), body=CHUNKED
@@ -362,6 +365,7 @@ NOT_TAKEN = {
     "a trailer": plain_request(HOST, b"Trailer: X", LENGTH),
     "no host": plain_request(LENGTH),
     "HTTP/1.0": plain_request(HOST, LENGTH, line=b"POST /api/usages HTTP/1.0"),
+    "a read in HTTP/1.0": plain_request(HOST, line=b"GET /api/usages/1 HTTP/1.0", body=b""),
     "HTTP/1.2": plain_request(HOST, LENGTH, line=b"POST /api/usages HTTP/1.2"),
     "HTTP/2": plain_request(HOST, LENGTH, line=b"POST /api/usages HTTP/2"),
     "HTTP/0.9": b"GET /api/usages/1\r\n\r\n",
@@ -418,6 +422,26 @@ def test_a_remembered_line_never_changes_an_answer(requests: list[bytes]):
     assert [reader.read(data) for data in requests] == alone
     assert [reader.read(data) for data in reversed(requests)] == alone[::-1]
     assert [reader.read(data) for data in requests for _ in range(2)] == [plain for plain in alone for _ in range(2)]
+
+
+def test_lines_that_are_nearly_the_same_are_not_taken_for_each_other():
+    """A case, a space, a tab, one character more or less: each line is its own, however often all were read."""
+    lines = {
+        **{
+            b"X-Line: " + value: (b"x-line", value)
+            for value in (b"", b"a", b"A", b"ab", b"a b", b"a  b", b"a\tb", b"b")
+        },
+        b"x-line: c": (b"x-line", b"c"),
+        b"X-Line:a": (b"x-line", b"a"),
+        b"X-Line: :a": (b"x-line", b":a"),
+        b"X-Line2: a": (b"x-line2", b"a"),
+        b"X-Lin: e: a": (b"x-lin", b"e: a"),
+    }
+    reader = PlainReader()
+    for line, (name, value) in [*lines.items(), *reversed(lines.items()), *lines.items()]:
+        plain = reader.read(plain_request(HOST, line, LENGTH))
+        assert plain is not None
+        assert plain.headers == {b"host": b"a.example", name: value, b"content-length": b"20"}
 
 
 def test_two_reads_share_nothing_that_could_be_changed():
