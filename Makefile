@@ -29,7 +29,7 @@ help:
 	@echo 'make format             let ruff format and mend'
 	@echo 'make certificate        a self-signed certificate for HTTPS on port 5000 of docker-compose'
 	@echo 'make lock               write both locks anew from pyproject.toml'
-	@echo 'make system-packages    HAProxy, Java 17, Maven and openssl through the package manager, where missing'
+	@echo 'make system-packages    HAProxy, Java 17, Maven, openssl and a C compiler through the package manager, where missing'
 	@echo 'make clean              remove what was made here, save data/ and the downloads in .cache/'
 
 run: venv
@@ -53,6 +53,7 @@ test: system-packages lint fetch
 	@exec $(python) -m pytest $(ARGS)
 
 test-fast: venv-dev
+	@deploy/install-system-packages cc  # for the load generator
 	@exec $(python) -m pytest --ignore=tests/system -m 'not cassandra and not slow' -n auto --dist worksteal $(ARGS)
 
 test-system: system-packages venv-dev fetch
@@ -96,11 +97,10 @@ venv-dev:
 	@deploy/make-venv requirements-dev.lock
 
 system-packages:
-	@deploy/install-system-packages haproxy java17 maven openssl
+	@deploy/install-system-packages haproxy java17 maven openssl cc
 
 # Each alone, so that one that cannot be had keeps no other away: its rows are named as missing then.
 bench-packages:
-	@deploy/install-system-packages cc
 	@for tool in node go postgresql wrk; do deploy/install-system-packages $$tool \
 	  || echo "The benchmark goes on without $$tool: what needs it will be missing." >&2; done
 

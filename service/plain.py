@@ -19,6 +19,8 @@ REQUESTS = {
 }
 NOT_PLAIN = frozenset((b"expect", b"transfer-encoding", b"content-encoding", b"upgrade", b"connection", b"trailer"))
 """Headers that change what a request means or what becomes of its connection."""
+KEEP_ALIVE = (b"connection", b"keep-alive")
+"""Many clients say what HTTP/1.1 does anyway."""
 VARYING = frozenset((b"x-request-id", b"idempotency-key", b"traceparent", b"tracestate"))
 """Headers whose values do not come twice: they would only crowd out the lines that do."""
 HEAD_BYTES_MAX = 4096
@@ -73,7 +75,7 @@ class PlainReader:
             return None
         name, value = match.groups()
         name = name.lower()
-        if name in NOT_PLAIN:
+        if name in NOT_PLAIN and (name, value.lower()) != KEEP_ALIVE:
             return None
         field = (name, value)
         if name not in VARYING:

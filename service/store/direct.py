@@ -11,7 +11,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from cassandra.connection import ConnectionException
+from cassandra.connection import ConnectionBusy, ConnectionException
+from cassandra.pool import NoConnectionsAvailable
 from cassandra.protocol import ErrorMessage, PreparedQueryNotFound, ResultMessage
 
 from cassandra import OperationTimedOut
@@ -19,6 +20,9 @@ from service.store.cassandra_bind import Frame
 from service.store.loop_connection import LoopConnection
 
 Rows = Sequence[tuple[Any, ...]]
+
+NOT_SENT = (ConnectionException, ConnectionBusy, NoConnectionsAvailable, OSError)
+"""What borrowing a connection and sending on it raise, and only before anything has left."""
 
 
 class NotSent(Exception):
@@ -38,7 +42,7 @@ class DirectAttempt:
         self._host = pool.host
         try:
             self._connection, self._id = pool.borrow_connection(timeout=0)
-        except (ConnectionException, OSError) as error:
+        except NOT_SENT as error:
             raise NotSent(str(error)) from error
         self.future: asyncio.Future[Rows] = loop.create_future()
         self._timer = loop.call_later(timeout_s, self._give_up)
@@ -47,7 +51,7 @@ class DirectAttempt:
             self._connection.send_msg(
                 frame, self._id, self._answered_anywhere, result_metadata=frame.prepared.result_metadata
             )
-        except ConnectionException as error:
+        except NOT_SENT as error:
             self._timer.cancel()
             pool.return_connection(self._connection)
             raise NotSent(str(error)) from error
