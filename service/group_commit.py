@@ -111,7 +111,7 @@ def gather_count(company: float, limits: Limits) -> int:
 
 
 def gather_wait_s(flight_s: float, limits: Limits) -> float:
-    """How long to wait for them, after a flight of so many seconds. It brings no item near its deadline."""
+    """How long to wait for them, after a flight of so many seconds."""
     return min(flight_s * GATHER_FLIGHTS, limits.gather_max_s, limits.queue_wait_max_s / 4)
 
 
@@ -270,8 +270,11 @@ class GroupCommit(Generic[Item, Result]):
         """Whether the next group waits a moment for those who were just answered."""
         wait_s = gather_wait_s(flight_s, self.limits)
         self._gather_count = gather_count(self._company, self.limits)
-        if wait_s <= 0 or self._closing or self._gathering or len(self._queue) >= self._gather_count:
+        full = len(self._queue) >= self._gather_count or self.waiting_bytes >= self.limits.group_bytes_max
+        if wait_s <= 0 or self._closing or self._gathering or full:
             return False
+        if self._queue and self._loop.time() + wait_s >= self._queue[0].entered_s + self.limits.queue_wait_max_s:
+            return False  # the first would be refused although the store is free
         self._gathering = self._loop.call_later(wait_s, self._launch)
         self._idle.clear()
         return True

@@ -10,14 +10,24 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*((?:[!-~](?:[ \t!-~]*[!-~])?)?)[ \t]*")
-"""A field line (RFC 9112, 5) in ASCII: no folding, no bare CR or LF, nothing between the name and its colon."""
+LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*((?:[!-~](?:[ \t!-~]*[!-~])?)?)")
+"""A field line (RFC 9112, 5) in ASCII: no folding, no bare CR or LF, nothing between the name and its colon or at its end."""
 TARGET = re.compile(rb"(GET|DELETE) (/messages/[0-9a-fA-F]{64}|/api/usages/[0-9]{1,16}) HTTP/1\.1")
 REQUESTS = {
     b"POST /api/usages HTTP/1.1": ("POST", "/api/usages"),
     b"POST /messages HTTP/1.1": ("POST", "/messages"),
 }
-NOT_PLAIN = frozenset((b"expect", b"transfer-encoding", b"content-encoding", b"upgrade", b"connection", b"trailer"))
+NOT_PLAIN = frozenset(
+    (
+        b"connection",
+        b"content-encoding",
+        b"expect",
+        b"proxy-connection",  # the parser takes it for Connection
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    )
+)
 """Headers that change what a request means or what becomes of its connection."""
 KEEP_ALIVE = (b"connection", b"keep-alive")
 """Many clients say what HTTP/1.1 does anyway."""

@@ -28,6 +28,8 @@ REPLY_TIMEOUT_S = 20.0
 USAGE = b'{"patientId": "100", "timestamp": "Tue Nov 01 2016 09:11:51 GMT-0500 (CDT)", "medication": "Albuterol"}'
 
 Headers = Sequence[tuple[str, str]]
+LONG = ("Connection", "TE")
+"""A header that means nothing to the service, but closes the short way to its request."""
 Address = tuple[str, int]
 
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from service.app import create_app
 from service.settings import read_settings
 from tests.support import (
+    LONG,
     USAGE,
     Connection,
     ConnectionEnded,
@@ -31,7 +32,7 @@ from tests.support import (
 )
 
 JSON: Headers = [("Content-Type", "application/json")]
-LONG_WAY: Headers = [*JSON, ("Connection", "keep-alive")]
+LONG_WAY: Headers = [*JSON, LONG]
 ways = pytest.mark.parametrize("headers", [JSON, LONG_WAY], ids=["short", "long"])
 
 GETS = ["/livez", "/readyz", "/metrics", "/openapi.json", "/docs", "/api/usages/1", "/api/usages/keys/k", "/messages/x"]

@@ -12,7 +12,17 @@ from service import metrics
 from service.app import Application, create_app
 from service.openapi import HOT_PATHS
 from service.settings import read_settings
-from tests.support import ROOT, USAGE, Connection, WebInstance, assert_problem, eventually, ready_instance, web_instance
+from tests.support import (
+    LONG,
+    ROOT,
+    USAGE,
+    Connection,
+    WebInstance,
+    assert_problem,
+    eventually,
+    ready_instance,
+    web_instance,
+)
 
 JSON = [("Content-Type", "application/json")]
 METHODS = {"get", "post", "put", "patch", "delete", "options", "head"}
@@ -49,7 +59,7 @@ def test_an_instance_without_a_store_is_alive_and_not_ready_and_refuses(tmp_path
 def test_metrics_count_what_was_answered_by_route_method_and_status(tmp_path: Path):
     """The short way and the long way, successes and refusals, groups and their items."""
     with ready_instance(tmp_path) as instance, instance.connect() as connection:
-        for headers in (JSON, [*JSON, ("Connection", "keep-alive")]):
+        for headers in (JSON, [*JSON, LONG]):
             for body in (USAGE, USAGE, b"["):
                 connection.request("POST", "/api/usages", body, headers)
         connection.request("POST", "/messages", b'{"message": "foo"}')
@@ -161,7 +171,7 @@ def test_the_docs_page_needs_nothing_from_elsewhere(connection: Connection):
 def log_after_traffic(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The log lines of an instance that had successes, refusals and a failure, by request id."""
     with ready_instance(tmp_path_factory.mktemp("logs")) as instance, instance.connect() as connection:
-        for way, headers in (("s", JSON), ("l", [*JSON, ("Connection", "keep-alive")])):
+        for way, headers in (("s", JSON), ("l", [*JSON, LONG])):
             for name, body in (
                 ("ok", b'{"medication": "secret"}'),
                 ("bad", b'{"medication": ["secret"]}'),

@@ -10,12 +10,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support import USAGE, Connection, Headers, WebInstance, assert_problem, chunked, in_threads, raw_request
+from tests.support import (
+    LONG,
+    USAGE,
+    Connection,
+    Headers,
+    WebInstance,
+    assert_problem,
+    chunked,
+    in_threads,
+    raw_request,
+)
 
 JSON: Headers = [("Content-Type", "application/json")]
 WAYS = {
     "plain": JSON,
-    "with a Connection header": [*JSON, ("Connection", "keep-alive")],
+    "with a Connection header": [*JSON, LONG],
     "without a content type": [],
     "with a charset": [("Content-Type", "application/json; charset=utf-8")],
 }
@@ -102,7 +112,7 @@ def test_the_short_way_and_the_long_way_answer_alike(connection: Connection, bod
     for way in range(4):
         headers = [*JSON, ("X-Request-ID", "same")]
         if way == 1:
-            headers.append(("Connection", "keep-alive"))
+            headers.append(LONG)
         if way == 2:
             headers.append(("Idempotency-Key-", "long"))
         if way == 3:
@@ -127,7 +137,7 @@ documents = st.dictionaries(
 
 
 @settings(max_examples=40)
-@given(documents, st.booleans(), st.sampled_from([JSON, [*JSON, ("Connection", "keep-alive")]]))
+@given(documents, st.booleans(), st.sampled_from([JSON, [*JSON, LONG]]))
 def test_any_object_comes_back_byte_for_byte(instance: WebInstance, usage: Any, ascii_only: bool, headers: Headers):
     """What was acknowledged is what is on disk and what is read."""
     body = json.dumps(usage, ensure_ascii=ascii_only, allow_nan=True).replace("Infinity", "1e999")

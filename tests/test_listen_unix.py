@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.support import (
+    LONG,
     ROOT,
     USAGE,
     Connection,
@@ -29,7 +30,7 @@ from tests.support import (
 )
 
 JSON: Headers = [("Content-Type", "application/json")]
-LONG_WAY: Headers = [*JSON, ("Connection", "keep-alive")]
+LONG_WAY: Headers = [*JSON, LONG]
 ways = pytest.mark.parametrize("headers", [JSON, LONG_WAY], ids=["short", "long"])
 
 

@@ -19,6 +19,7 @@ from service.settings import read_settings
 from service.store import Results
 from service.store.sqlite import SqliteStore
 from tests.support import (
+    LONG,
     USAGE,
     Connection,
     Headers,
@@ -32,7 +33,7 @@ from tests.support import (
 )
 
 JSON: Headers = [("Content-Type", "application/json")]
-LONG_WAY: Headers = [*JSON, ("Connection", "keep-alive")]
+LONG_WAY: Headers = [*JSON, LONG]
 ways = pytest.mark.parametrize("headers", [JSON, LONG_WAY], ids=["short", "long"])
 
 

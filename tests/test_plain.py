@@ -11,6 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from service.plain import HEAD_BYTES_MAX, LINES_KNOWN_MAX, NOT_PLAIN, VARYING, Plain, PlainReader
+from tests.support import LONG, Headers, raw_request
 
 BODY = b'{"patientId": "100"}'
 DIGEST = b"0123456789abcdefABCDEF" + b"0" * 42
@@ -118,6 +119,7 @@ FIELDS = [
     b"X-Request-ID: 1",
     b"Idempotency-Key: k",
     b"Keep-Alive: timeout=5",
+    b"Connection: keep-alive",
     b"HTTP2-Settings: AAMAAABk",
     b"TE: trailers",
 ]
@@ -141,7 +143,8 @@ OTHER_FIELDS = [
     b"Transfer-Encoding: chunked",
     b"Transfer-Encoding: identity",
     b"Connection: close",
-    b"Connection: keep-alive",
+    b"Connection: keep-alive, TE",
+    b"Connection: keep-alive\t",
     b"Proxy-Connection: close",
     b"Proxy-Connection: keep-alive",
     b"Upgrade: h2c",
@@ -250,6 +253,7 @@ TAKEN = {
     "leading zeros": (plain_request(HOST, b"Content-Length: 00000%d" % len(BODY)), "POST", "/api/usages"),
     "names in any case": (plain_request(b"HOST: x", b"cOnTeNt-LeNgTh:%d" % len(BODY)), "POST", "/api/usages"),
     "a key": (plain_request(HOST, b"Idempotency-Key: k", LENGTH), "POST", "/api/usages"),
+    "a keep-alive": (plain_request(HOST, b"Connection: Keep-Alive", LENGTH), "POST", "/api/usages"),
     "an empty value": (plain_request(HOST, b"X:", LENGTH), "POST", "/api/usages"),
     "a message's read": (
         plain_request(HOST, line=b"GET /messages/%b HTTP/1.1" % DIGEST, body=b""),
@@ -326,7 +330,7 @@ NOT_TAKEN = {
     "a space before the colon": plain_request(b"Host : a", LENGTH),
     "a tab before the colon": plain_request(HOST, b"Content-Length\t: 20", LENGTH),
     "no name": plain_request(HOST, b": a", LENGTH),
-    "no colon": plain_request(HOST, b"X", LENGTH),
+    "no colon": plain_request(HOST, b"x", LENGTH),
     "a space in a name": plain_request(HOST, b"X Y: a", LENGTH),
     "a name that is no token": plain_request(HOST, b"X(y): a", LENGTH),
     "non-ASCII in a value": plain_request(HOST, "X: é".encode(), LENGTH),
@@ -357,7 +361,9 @@ NOT_TAKEN = {
     "a transfer coding in another case": plain_request(HOST, b"TRANSFER-ENCODING: gzip", LENGTH),
     "a content coding": plain_request(HOST, b"Content-Encoding: gzip", LENGTH),
     "a close": plain_request(HOST, b"Connection: close", LENGTH),
-    "a keep-alive": plain_request(HOST, b"connection: keep-alive", LENGTH),
+    "a keep-alive among others": plain_request(HOST, b"Connection: keep-alive, TE", LENGTH),
+    "a keep-alive and an upgrade": plain_request(HOST, b"Connection: keep-alive, Upgrade", b"Upgrade: h2c", LENGTH),
+    "a keep-alive and a close": plain_request(HOST, b"Connection: keep-alive", b"Connection: close", LENGTH),
     "a close as proxies were told": plain_request(HOST, b"Proxy-Connection: close", LENGTH),
     "an upgrade": plain_request(HOST, b"Connection: Upgrade", b"Upgrade: h2c", LENGTH),
     "an upgrade without a connection": plain_request(HOST, b"Upgrade: websocket", LENGTH),
@@ -424,14 +430,21 @@ def test_a_remembered_line_never_changes_an_answer(requests: list[bytes]):
     assert [reader.read(data) for data in requests for _ in range(2)] == [plain for plain in alone for _ in range(2)]
 
 
+@pytest.mark.parametrize("headers", [[], [("Content-Type", "application/json")]])
+def test_the_tests_of_both_ways_take_both(headers: Headers):
+    """What the other tests send to go the short way is plain, and with LONG it is not."""
+    assert PlainReader().read(raw_request("POST", "/api/usages", BODY, headers)) is not None
+    assert PlainReader().read(raw_request("POST", "/api/usages", BODY, [*headers, LONG])) is None
+
+
 def test_lines_that_are_nearly_the_same_are_not_taken_for_each_other():
     """A case, a space, a tab, one character more or less: each line is its own, however often all were read."""
     lines = {
         **{
             b"X-Line: " + value: (b"x-line", value)
-            for value in (b"", b"a", b"A", b"ab", b"a b", b"a  b", b"a\tb", b"b")
+            for value in (b"", b"a", b"A", b"ab", b"a b", b"a  b", b"a\tb", b"AB")
         },
-        b"x-line: c": (b"x-line", b"c"),
+        b"x-line: ab": (b"x-line", b"ab"),
         b"X-Line:a": (b"x-line", b"a"),
         b"X-Line: :a": (b"x-line", b":a"),
         b"X-Line2: a": (b"x-line2", b"a"),

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support import (
+    LONG,
     ConnectionEnded,
     Headers,
     WebInstance,
@@ -140,7 +141,7 @@ def test_requests_in_flight_are_answered_before_the_end(tmp_path: Path):
             database.execute("BEGIN IMMEDIATE")
             with instance.connect() as short, instance.connect() as long:
                 short.send(raw_request("POST", "/api/usages", b'{"x": "short"}', JSON))
-                long.send(raw_request("POST", "/api/usages", b'{"x": "long"}', [*JSON, ("Connection", "keep-alive")]))
+                long.send(raw_request("POST", "/api/usages", b'{"x": "long"}', [*JSON, LONG]))
                 eventually(lambda: instance.metric("busyapi_requests_in_flight") == 3)
                 instance.signal(signal.SIGTERM)
                 eventually(lambda: refuses_connections(instance))
