@@ -88,7 +88,7 @@ def expired_count(queue: deque[Entry[Item, Result]], now_s: float, limits: Limit
     """How many entries at the head have waited too long. The queue is in order of arrival."""
     count = 0
     for entry in queue:
-        if now_s - entry.entered_s < limits.queue_wait_max_s:
+        if now_s < entry.entered_s + limits.queue_wait_max_s:
             break
         count += 1
     return count
@@ -306,9 +306,9 @@ class GroupCommit(Generic[Item, Result]):
 
 
 def _settle(sink: Sink[Result], result: Result | StoreError) -> None:
-    if sink.done():
-        return  # the caller left
     try:
+        if sink.done():
+            return  # the caller left
         if isinstance(result, StoreError):
             sink.set_exception(result)
         else:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 from pathlib import Path
+from typing import NamedTuple
 
 BACKLOG = 4096
 """Connections that wait to be accepted; a burst arrives faster than one turn of the loop."""
@@ -28,8 +30,21 @@ def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
     return bound
 
 
-def listen_unix(path: str) -> socket.socket:
-    """A bound Unix socket in place of one that a process left behind when it was killed. Raises OSError.
+class UnixSocketFile(NamedTuple):
+    """The file of a bound Unix socket, and the inode that tells it from one that took its place."""
+
+    path: Path
+    inode: int
+
+    def remove(self) -> None:
+        """Remove the file, unless it is another's by now."""
+        with contextlib.suppress(FileNotFoundError):
+            if self.path.stat().st_ino == self.inode:
+                self.path.unlink()
+
+
+def listen_unix(path: str) -> tuple[socket.socket, UnixSocketFile]:
+    """A bound Unix socket, in place of one that a process left behind when it was killed. Raises OSError.
 
     Whoever may write to the file may connect: its mode is the umask's.
     """
@@ -45,13 +60,14 @@ def listen_unix(path: str) -> socket.socket:
     except OSError:
         bound.close()
         raise
-    return bound
+    return bound, UnixSocketFile(Path(path), Path(path).stat().st_ino)
 
 
 def _is_left_behind(path: str) -> bool:
     if not Path(path).is_socket():
         return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # one that is full does not keep us waiting: it is not left behind
         return probe.connect_ex(path) == errno.ECONNREFUSED
 
 

@@ -220,11 +220,6 @@ class Protocol(HttpToolsProtocol):
     def _await_next(self, seconds: float) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
 
-    def on_response_complete(self) -> None:
-        """The connection is idle from now on, or goes on with what was pipelined."""
-        self._active_s = self.loop.time()
-        super().on_response_complete()
-
     def timeout_keep_alive_handler(self) -> None:
         """Close the connection if it has been idle for so long."""
         self.timeout_keep_alive_task = None

@@ -15,27 +15,27 @@ import math
 import os
 import signal
 import socket
-from pathlib import Path
 from types import FrameType
 from typing import Any, cast
 
 import uvicorn
 
 from service.app import Application, create_app
-from service.listening import BACKLOG, listen_unix, url
+from service.listening import BACKLOG, UnixSocketFile, listen_unix, url
 from service.protocol import Protocol
 from service.settings import Settings
 from service.store import Store
 
 log = logging.getLogger(__name__)
 
+EXIT_FAILED = 1
 GC_THRESHOLD = 20_000
 """Objects between two looks for cycles. Requests leave none behind; with Python's 700 the looks for them took 4 % of
 the CPU, as what is in flight is looked through each time."""
 
 
 def serve(settings: Settings, bound: socket.socket, parent_gone: int | None = None, store: Store | None = None) -> None:
-    """Serve until SIGTERM or SIGINT has been seen through.
+    """Serve until SIGTERM or SIGINT has been seen through. Raises SystemExit when it cannot listen.
 
     ``parent_gone`` is a pipe that ends with the parent; ``store`` stands in for the one that the settings name.
     """
@@ -55,9 +55,10 @@ def serve(settings: Settings, bound: socket.socket, parent_gone: int | None = No
         timeout_keep_alive=math.ceil(settings.keep_alive_s),
         timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s),
     )
-    Server(config, settings, app, parent_gone).run([bound])
-    if settings.listen_unix:
-        Path(settings.listen_unix).unlink(missing_ok=True)
+    server = Server(config, settings, app, parent_gone)
+    server.run([bound])
+    if server.failed:
+        raise SystemExit(EXIT_FAILED)
 
 
 class Server(uvicorn.Server):
@@ -70,6 +71,8 @@ class Server(uvicorn.Server):
         self._parent_gone = parent_gone
         self._drain: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._unix: UnixSocketFile | None = None
+        self.failed = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start as uvicorn does, and note the loop that signals are handed to."""
@@ -89,10 +92,10 @@ class Server(uvicorn.Server):
     async def _listen_unix(self, path: str) -> None:
         """Serve on a Unix socket too. As uvicorn's own servers it is closed by its shutdown."""
         try:
-            bound = listen_unix(path)
+            bound, self._unix = listen_unix(path)
         except OSError as error:
-            log.error("cannot listen", extra={"fields": {"path": path, "error": error.strerror}})  # noqa: TRY400
-            self.should_exit = True
+            log.error("cannot listen", extra={"fields": {"path": path, "error": str(error)}})  # noqa: TRY400
+            self.should_exit = self.failed = True
             return
         protocol = functools.partial(
             cast(Any, self.config.http_protocol_class),  # our own factory, which uvicorn calls just so
@@ -102,6 +105,12 @@ class Server(uvicorn.Server):
         )
         loop = asyncio.get_running_loop()
         self.servers.append(await loop.create_unix_server(protocol, sock=bound, backlog=self.config.backlog))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End as uvicorn does. The socket's file goes first: while this one drains, another may take its place."""
+        if self._unix is not None:
+            self._unix.remove()
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
         """First signal: drain, without the delay when it is Ctrl-C. A second one skips the delay, a third all waiting."""

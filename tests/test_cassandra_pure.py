@@ -299,6 +299,28 @@ def test_rows_may_come_as_tuples():
     assert execute(prepared, "ks", (b"1", b"2")).statement().values == [b"1", b"2"]
 
 
+def test_a_batch_knows_whether_it_is_one_mutation():
+    """Rows of one partition are; those of several are sent one after the other by the coordinator."""
+
+    class Prepared:
+        query_id = result_metadata_id = b"id"
+        routing_key_indexes = (0,)
+
+    one = [[b"block", b"1", b"{}"], [b"block", b"2", b"{}"]]
+    assert batch(Prepared, "k", one).one_partition
+    assert batch(Prepared, "k", [[b"digest", b"text"]]).one_partition
+    assert not batch(Prepared, "k", [[b"digest", b"text"], [b"other", b"text"]]).one_partition
+
+
+def test_what_proves_nothing_written_for_one_partition_may_not_for_several():
+    """The coordinator may have sent the first mutations before it finds too few replicas for a later one."""
+    for error in (Unavailable("too few replicas"), OverloadedErrorMessage(0x1001, "overloaded", None)):
+        assert outcome_of(error) is REFUSED
+        assert outcome_of(error, one_partition=False) is UNKNOWN
+    assert outcome_of(NoHostAvailable("none", {}), one_partition=False) is REFUSED
+    assert outcome_of(None, one_partition=False) is WRITTEN
+
+
 # --- schema
 
 

@@ -35,7 +35,7 @@ class Frame:
     ``statement`` makes the same for the driver's own way, which knows how to prepare anew and where else to ask.
     """
 
-    __slots__ = ("_rows", "body", "keyspace", "opcode", "prepared", "routing_key")
+    __slots__ = ("_rows", "body", "keyspace", "one_partition", "opcode", "prepared", "routing_key")
 
     custom_payload = None
     tracing = False
@@ -48,6 +48,8 @@ class Frame:
         self._rows = rows
         indexes = prepared.routing_key_indexes
         self.routing_key = rows[0][indexes[0]] if indexes and len(indexes) == 1 else None
+        one = len(rows) == 1
+        self.one_partition = one or (bool(indexes) and all(row[indexes[0]] == self.routing_key for row in rows))
 
     def send_body(self, buffer: Any, _protocol_version: int) -> None:
         """What the driver's encoder calls."""

@@ -44,10 +44,16 @@ REFUSALS: tuple[type[BaseException], ...] = (
 OperationTimedOut, a connection that broke with the statement in flight, ServerError, and what nobody thought of."""
 
 
-def outcome_of(error: BaseException | None) -> Outcome:
+NO_REFUSALS_OF_SEVERAL: tuple[type[BaseException], ...] = (Unavailable, OverloadedErrorMessage)
+"""A batch of several partitions is sent one mutation after the other, and these may come when some have been sent."""
+
+
+def outcome_of(error: BaseException | None, *, one_partition: bool = True) -> Outcome:
     """Of one attempt that ended with this error, or with none."""
     if error is None:
         return Outcome.WRITTEN
+    if not one_partition and isinstance(error, NO_REFUSALS_OF_SEVERAL):
+        return Outcome.UNKNOWN
     return Outcome.REFUSED if isinstance(error, REFUSALS) else Outcome.UNKNOWN
 
 

@@ -129,7 +129,7 @@ class CassandraSession:
                     directly = False
                     continue
                 except Exception as error:  # noqa: BLE001  # what nobody thought of is an unknown outcome too
-                    attempts.append(outcome_of(error))
+                    attempts.append(outcome_of(error, one_partition=frame.one_partition))
                     errors[attempts[-1]] = error
                 directly = False
                 remaining_s = deadline_s - self._loop.time()
