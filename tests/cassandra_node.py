@@ -12,12 +12,14 @@ import signal
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from deploy.cluster import Options, RunningCluster, start_cluster
 from service.settings import Settings, read_settings
 from service.store.cassandra_schema import apply_schema
+from tests.support import eventually
 
 NODE = "cassandra1"
 SCHEMA_WAIT_S = 60.0
@@ -65,9 +67,19 @@ class CassandraNode:
         pid = self.cluster.process(NODE).pid
         os.kill(pid, signal.SIGSTOP)
         try:
+            # A thread that runs on another core goes on for a moment, and could still answer.
+            eventually(lambda: all(_state(thread) == "T" for thread in Path(f"/proc/{pid}/task").iterdir()))
             yield
         finally:
             os.kill(pid, signal.SIGCONT)
+
+
+def _state(thread: Path) -> str:
+    """The state of a thread, as proc(5) has it behind the name in parentheses; T for one that is gone."""
+    try:
+        return (thread / "stat").read_text().rpartition(") ")[2][0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "T"
 
 
 @pytest.fixture(scope="session")
