@@ -228,6 +228,7 @@ def web_instance(
     store_path = store or directory / "store.sqlite3"
     log_path = directory / f"instance-{time.monotonic_ns()}.log"
     environ = clean_environ(store=f"sqlite:///{store_path}", listen_port=0, drain_delay_s=0, log_format="json")
+    environ["TMPDIR"] = str(directory)  # what a killed process leaves behind goes with the test
     environ.update({f"BUSYAPI_{name.upper()}": str(value) for name, value in settings.items()})
     with log_path.open("wb") as log:
         process = subprocess.Popen(
