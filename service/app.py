@@ -9,6 +9,7 @@ from service import cors, health
 from service.errors import Problem, StoreUnknown
 from service.http import ClientLeft, Message, Receive, Request, Response, Scope, Send
 from service.instance import Instance
+from service.metrics import ANSWERS
 from service.plain import PlainReader
 from service.reporting import Reporter
 from service.routes import Resource, Routes
@@ -80,7 +81,7 @@ class Application:
             except ClientLeft:
                 return
             await self._send(request, response, send)
-            self.reporter.count(self.template(path), method, response.status, time.perf_counter() - started_s)
+            ANSWERS.count(self.template(path), method, response.status, time.perf_counter() - started_s)
         finally:
             admission.requests -= 1
             admission.body_bytes -= request.body_bytes

@@ -102,10 +102,12 @@ class Instance:
             await asyncio.wait_for(self.store.close(), STORE_CLOSE_TIMEOUT_S)
         except TimeoutError:
             log.warning("the store did not close in time")
+        self.sample()
         log.info("closed")
 
     def sample(self) -> None:
-        """Bring the gauges up to date."""
+        """Bring the metrics up to date."""
+        metrics.ANSWERS.flush()
         metrics.READY.set(self.ready)
         metrics.REQUESTS_IN_FLIGHT.set(self.admission.requests)
         metrics.IDS_REMAINING.set(self.ids.remaining)

@@ -21,6 +21,7 @@ from service import parsing
 from service.errors import Problem
 from service.http import Request, Response, WholeRequest, request_id
 from service.instance import Instance
+from service.metrics import ANSWERS
 from service.plain import Plain, PlainReader
 from service.reporting import Reporter
 from service.settings import Settings
@@ -201,7 +202,7 @@ class Protocol(HttpToolsProtocol):
         admission.requests -= 1
         admission.body_bytes -= cycle.held
         cycle.response_complete = True
-        serving.reporter.count(template, method, status, time.perf_counter() - cycle.started_s)
+        ANSWERS.count(template, method, status, time.perf_counter() - cycle.started_s)
         if self.transport.is_closing():
             return
         self.transport.write(answer)

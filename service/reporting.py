@@ -1,4 +1,4 @@
-"""What is counted and logged of an answer, and how a failure becomes one."""
+"""How a failure becomes an answer, and what is counted and logged of it."""
 
 from __future__ import annotations
 
@@ -13,30 +13,12 @@ from service.http import Response, problem_response
 
 log = logging.getLogger(__name__)
 
-METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
-"""Whatever else a client invents as a method is counted as one: labels must not grow without bound."""
-
 
 class Reporter:
-    """Counts every answer; logs one line for each that is refused or failed, none for a success."""
+    """Counts and logs what is refused or failed, one line for each; none for a success."""
 
     def __init__(self, retry_after_s: Callable[[], int]) -> None:
         self._retry_after_s = retry_after_s
-        # labels() takes a lock and builds a tuple each time: too dear for every request.
-        self._counters: dict[tuple[str, str, int], Any] = {}
-        self._timers: dict[str, Any] = {}
-
-    def count(self, template: str, method: str, status: int, seconds: float) -> None:
-        """One answer to one request."""
-        key = (template, method if method in METHODS else "other", status)
-        counter = self._counters.get(key)
-        if counter is None:
-            counter = self._counters[key] = metrics.REQUESTS.labels(*key)
-        counter.inc()
-        timer = self._timers.get(template)
-        if timer is None:
-            timer = self._timers[template] = metrics.REQUEST_SECONDS.labels(template)
-        timer.observe(seconds)
 
     def problem(self, error: BaseException, request_id: str, method: str, path: str, started_s: float) -> Response:
         """The answer to a request that raised ``error``, logged. What nobody foresaw is a 500, with its trace in the log."""

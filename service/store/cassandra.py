@@ -95,13 +95,17 @@ class CassandraStore:
         results: list[StoreError | None] = [None] * len(group)
         sizes = [len(usage) for _, usage in group]
 
-        async def write(part: list[int]) -> None:
-            block = bigint(group[part[0]][0] >> BLOCK_BITS)
-            rows = [[block, bigint(group[index][0]), group[index][1]] for index in part]
-            _spread(await self._link.write("insert_usage", rows, deadline_s), part, results)
+        async def write(part: Sequence[int], usages: Sequence[tuple[int, bytes]]) -> None:
+            block = bigint(usages[0][0] >> BLOCK_BITS)
+            rows = [(bigint(id_), usage) for id_, usage in usages]
+            _spread(await self._link.write("insert_usage", rows, deadline_s, shared=[block]), part, results)
 
+        if len({id_ >> BLOCK_BITS for id_, _ in group}) == 1 and sum(sizes) <= BATCH_BYTES_MAX:
+            await write(range(len(group)), group)
+            return results
         blocks = group_by(id_ >> BLOCK_BITS for id_, _ in group).values()
-        await _all(write(part) for indexes in blocks for part in split(indexes, sizes, BATCH_BYTES_MAX))
+        parts = (part for indexes in blocks for part in split(indexes, sizes, BATCH_BYTES_MAX))
+        await _all(write(part, [group[index] for index in part]) for part in parts)
         return results
 
     async def get_usages(self, ids: Sequence[int]) -> Results[StoredUsage | None]:
@@ -149,8 +153,8 @@ class CassandraStore:
         errors: list[StoreError | None] = [None] * len(items)
 
         async def write(part: list[int]) -> None:
-            rows = [[partition, item.key.encode(), item.digest, item.usage] for item in map(items.__getitem__, part)]
-            _spread(await self._link.write("insert_keyed", rows, deadline_s), part, errors)
+            rows = [(item.key.encode(), item.digest, item.usage) for item in map(items.__getitem__, part)]
+            _spread(await self._link.write("insert_keyed", rows, deadline_s, shared=[partition]), part, errors)
 
         await _all(write(part) for part in split(new, [len(item.usage) for item in items], BATCH_BYTES_MAX))
         return settle(verdicts, errors)

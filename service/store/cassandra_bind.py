@@ -35,21 +35,31 @@ class Frame:
     ``statement`` makes the same for the driver's own way, which knows how to prepare anew and where else to ask.
     """
 
-    __slots__ = ("_rows", "body", "keyspace", "one_partition", "opcode", "prepared", "routing_key")
+    __slots__ = ("_rows", "_shared", "body", "keyspace", "one_partition", "opcode", "prepared", "routing_key")
 
     custom_payload = None
     tracing = False
 
-    def __init__(self, opcode: int, body: bytes, prepared: Any, keyspace: str, rows: Sequence[Sequence[bytes]]) -> None:
+    def __init__(
+        self,
+        opcode: int,
+        body: bytes,
+        prepared: Any,
+        keyspace: str,
+        rows: Sequence[Sequence[bytes]],
+        shared: Sequence[bytes] = (),
+    ) -> None:
         self.opcode = opcode
         self.body = body
         self.prepared = prepared
         self.keyspace = keyspace
         self._rows = rows
+        self._shared = shared
         indexes = prepared.routing_key_indexes
-        self.routing_key = rows[0][indexes[0]] if indexes and len(indexes) == 1 else None
-        one = len(rows) == 1
-        self.one_partition = one or (bool(indexes) and all(row[indexes[0]] == self.routing_key for row in rows))
+        first = (*shared, *rows[0])
+        self.routing_key = first[indexes[0]] if indexes and len(indexes) == 1 else None
+        # Certain without a look at every row: a batch of several partitions has its key in the rows.
+        self.one_partition = len(rows) == 1 or (bool(indexes) and max(indexes) < len(shared))
 
     def send_body(self, buffer: Any, _protocol_version: int) -> None:
         """What the driver's encoder calls."""
@@ -59,12 +69,13 @@ class Frame:
         """The driver's statement."""
         if self.opcode == EXECUTE:
             statement = BoundStatement(self.prepared)
-            statement.values = list(self._rows[0])
+            statement.values = [*self._shared, *self._rows[0]]
             return statement
         batch = BatchStatement(batch_type=BatchType.UNLOGGED)
         query_id = self.prepared.query_id
         # What BatchStatement.add would gather, row by row, after serializing each value.
-        batch._statements_and_parameters = [(True, query_id, list(row)) for row in self._rows]  # noqa: SLF001
+        rows = [(True, query_id, [*self._shared, *row]) for row in self._rows]
+        batch._statements_and_parameters = rows  # noqa: SLF001
         batch.routing_key = self.routing_key
         batch.keyspace = self.keyspace
         return batch
@@ -82,18 +93,29 @@ def execute(prepared: Any, keyspace: str, values: Sequence[bytes]) -> Frame:
     return Frame(EXECUTE, b"".join(parts), prepared, keyspace, [values])
 
 
-def batch(prepared: Any, keyspace: str, rows: Sequence[Sequence[bytes]]) -> Frame:
-    """Rows as an UNLOGGED batch: those of one partition are one atomic mutation, those of several only travel together."""
+def batch(prepared: Any, keyspace: str, rows: Sequence[Sequence[bytes]], shared: Sequence[bytes] = ()) -> Frame:
+    """Rows as an UNLOGGED batch: those of one partition are one atomic mutation, those of several only travel together.
+
+    ``shared`` are the first values of every row, such as the key of a partition that is common to all.
+    """
     query_id = prepared.query_id
-    head = b"".join((_PREPARED, _short(len(query_id)), query_id, _short(len(rows[0]))))
-    parts = [b"%c" % _UNLOGGED, _short(len(rows))]
     length = _length
+    head = b"".join(
+        (
+            _PREPARED,
+            _short(len(query_id)),
+            query_id,
+            _short(len(shared) + len(rows[0])),
+            *(part for value in shared for part in (length(len(value)), value)),
+        )
+    )
+    parts = [b"%c" % _UNLOGGED, _short(len(rows))]
     for values in rows:
         parts.append(head)
         for value in values:
             parts += (length(len(value)), value)
     parts.append(_consistency_and_flags(CONSISTENCY, 0))
-    return Frame(BATCH, b"".join(parts), prepared, keyspace, rows)
+    return Frame(BATCH, b"".join(parts), prepared, keyspace, rows, shared)
 
 
 def list_of(items: Sequence[bytes]) -> bytes:

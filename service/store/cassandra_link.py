@@ -71,14 +71,23 @@ class CassandraLink:
             return StoreRefused(str(error))
 
     async def write(
-        self, name: str, rows: Sequence[Sequence[bytes]], deadline_s: float, *, idempotent: bool = True
+        self,
+        name: str,
+        rows: Sequence[Sequence[bytes]],
+        deadline_s: float,
+        *,
+        shared: Sequence[bytes] = (),
+        idempotent: bool = True,
     ) -> StoreError | None:
-        """Write rows as one statement. Those of one partition are written all or none."""
+        """Write rows, each behind the ``shared`` values, as one statement. Those of one partition are written all or none."""
         try:
             session = self._connected()
             prepared = session.prepared[name]
             keyspace = self._settings.store.keyspace
-            frame = execute(prepared, keyspace, rows[0]) if len(rows) == 1 else batch(prepared, keyspace, rows)
+            if len(rows) == 1:
+                frame = execute(prepared, keyspace, (*shared, *rows[0]))
+            else:
+                frame = batch(prepared, keyspace, rows, shared)
             await session.execute(frame, deadline_s, idempotent=idempotent)
         except StoreError as error:
             return error
