@@ -8,12 +8,23 @@ HTTPS_PORT ?=
 CERTIFICATE ?=
 FRESH ?=
 ARGS ?=
+SHAPE ?=
+RATE ?=
+USERS ?=
+WORKERS ?=
+STORE ?=
+HEADLESS ?=
+RUN_TIME ?=
+UI_PORT ?=
+SEED ?=
+MINUTES ?=
+ONLY ?=
 
 python = .venv/bin/python
 url = http://127.0.0.1:$(PORT)
 
 .DEFAULT_GOAL := help
-.PHONY: help run cluster bench bench-quick bench-packages test test-fast test-system lint format lock certificate fetch venv venv-dev system-packages clean
+.PHONY: help run cluster bench bench-quick bench-packages test test-fast test-system chaos chaos-quick chaos-packages load lint format lock certificate fetch venv venv-dev system-packages clean
 
 help:
 	@echo 'make run                the service on SQLite at http://127.0.0.1:8080 (PORT=8080)'
@@ -22,9 +33,15 @@ help:
 	@echo 'make test               everything: lint, unit, API, stores, and the system tests on a real Cassandra'
 	@echo 'make test-fast          what needs neither HAProxy nor Cassandra, in under a minute (ARGS="-k group")'
 	@echo 'make test-system        the system tests alone'
+	@echo 'make chaos              faults from a seeded schedule under load, then the proof that nothing was lost; 80 minutes'
+	@echo '                        (SEED=1 MINUTES=60 CASSANDRA_NODES=3 ONLY=web-kill,disk; ARGS=--list, ARGS=--help)'
+	@echo 'make chaos-quick        the short ones of them, in under five minutes; part of make test'
 	@echo 'make bench              every claim about speed, measured beside what it is compared with; half an hour'
 	@echo '                        (bench/results.json and bench/report.html; ARGS="--only express,curve", ARGS=--help)'
 	@echo 'make bench-quick        the first three of them, in under three minutes'
+	@echo 'make load               Locust against a topology of its own, reconciled, with a report in loadtest/runs/'
+	@echo '                        (SHAPE=ramp-to-16k RATE= USERS=256 USER=UsageUser WORKERS=0 HEADLESS=1 RUN_TIME=60s'
+	@echo '                        WEB=2 UI_PORT=8089, HOST=url STORE=url for what runs already; ARGS=--help)'
 	@echo 'make lint               ruff, ruff format, mypy --strict'
 	@echo 'make format             let ruff format and mend'
 	@echo 'make certificate        a self-signed certificate for HTTPS on port 5000 of docker-compose'
@@ -59,11 +76,29 @@ test-fast: venv-dev
 test-system: system-packages venv-dev fetch
 	@exec $(python) -m pytest tests/system $(ARGS)
 
+# As with USER and PORT below: the number of nodes has a default for make cluster, and counts here when it is said.
+chaos: system-packages chaos-packages venv-dev fetch
+	@exec $(python) -m tests.chaos $(if $(SEED),--seed '$(SEED)') $(if $(MINUTES),--minutes '$(MINUTES)') \
+	  $(call said,CASSANDRA_NODES,--cassandra-nodes) $(if $(ONLY),--only '$(ONLY)') $(ARGS)
+
+chaos-quick: system-packages chaos-packages venv-dev fetch
+	@exec $(python) -m tests.chaos --quick $(ARGS)
+
 bench: system-packages bench-packages venv-dev fetch
 	@exec $(python) -m loadtest.benchmark $(ARGS)
 
 bench-quick: system-packages bench-packages venv-dev fetch
 	@exec $(python) -m loadtest.benchmark --quick --out bench/quick $(ARGS)
+
+# USER, HOST and PORT are in many an environment, or mean another thing there: they count when they are said to make.
+said = $(if $(filter command,$(firstword $(origin $(1)))),$(2) '$($(1))')
+
+load: $(if $(filter command,$(firstword $(origin HOST))),,system-packages fetch) venv-dev
+	@exec $(python) -m loadtest.run --web '$(WEB)' $(if $(SHAPE),--shape '$(SHAPE)') $(if $(RATE),--rate '$(RATE)') \
+	  $(if $(USERS),--users '$(USERS)') $(if $(WORKERS),--workers '$(WORKERS)') $(if $(STORE),--store '$(STORE)') \
+	  $(if $(filter-out 0,$(HEADLESS)),--headless) $(if $(RUN_TIME),--run-time '$(RUN_TIME)') \
+	  $(if $(UI_PORT),--ui-port '$(UI_PORT)') $(call said,USER,--user) $(call said,HOST,--host) \
+	  $(call said,PORT,--port) $(ARGS)
 
 lint: venv-dev
 	@echo '== ruff check' && $(python) -m ruff check .
@@ -103,6 +138,11 @@ system-packages:
 bench-packages:
 	@for tool in node go postgresql wrk; do deploy/install-system-packages $$tool \
 	  || echo "The benchmark goes on without $$tool: what needs it will be missing." >&2; done
+
+# As above: a fault whose tool cannot be had is named as not run.
+chaos-packages:
+	@for tool in go faketime; do deploy/install-system-packages $$tool \
+	  || echo "Chaos goes on without $$tool: what needs it will not be run." >&2; done
 
 clean:
 	rm -rf .venv .cluster .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -23,6 +23,7 @@ import psutil
 ROOT = Path(__file__).resolve().parent.parent
 START_TIMEOUT_S = 40.0
 STOP_TIMEOUT_S = 30.0
+SERVICE = (sys.executable, "-m", "service")
 REPLY_TIMEOUT_S = 20.0
 
 USAGE = b'{"patientId": "100", "timestamp": "Tue Nov 01 2016 09:11:51 GMT-0500 (CDT)", "medication": "Albuterol"}'
@@ -219,7 +220,11 @@ class WebInstance:
 
 @contextlib.contextmanager
 def web_instance(
-    directory: Path, *arguments: str, store: Path | None = None, **settings: object
+    directory: Path,
+    *arguments: str,
+    store: Path | None = None,
+    program: Sequence[str] = SERVICE,
+    **settings: object,
 ) -> Iterator[WebInstance]:
     """A web instance on a free port with SQLite in ``directory``, ready; ended, with its workers, in any case.
 
@@ -232,7 +237,7 @@ def web_instance(
     environ.update({f"BUSYAPI_{name.upper()}": str(value) for name, value in settings.items()})
     with log_path.open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "service", "serve", *arguments],
+            [*program, "serve", *arguments],
             cwd=ROOT,
             env=environ,
             stdin=subprocess.DEVNULL,
@@ -254,10 +259,15 @@ def web_instance(
 
 @contextlib.contextmanager
 def ready_instance(
-    directory: Path, *arguments: str, store: Path | None = None, workers: int = 1, **settings: object
+    directory: Path,
+    *arguments: str,
+    store: Path | None = None,
+    program: Sequence[str] = SERVICE,
+    workers: int = 1,
+    **settings: object,
 ) -> Iterator[WebInstance]:
     """A web instance that has said ready, by each of its workers."""
-    with web_instance(directory, *arguments, store=store, workers=workers, **settings) as instance:
+    with web_instance(directory, *arguments, store=store, program=program, workers=workers, **settings) as instance:
         eventually(lambda: len(instance.logged("ready")) >= workers, START_TIMEOUT_S)
         yield instance
 

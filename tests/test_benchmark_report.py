@@ -7,14 +7,13 @@ import math
 import re
 from dataclasses import replace
 from html import escape
-from html.parser import HTMLParser
 from itertools import pairwise
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from loadtest.benchmark import axes, charts, report, table
+from loadtest.benchmark import report, table
 from loadtest.benchmark.results import (
     CurvePoint,
     Headline,
@@ -29,6 +28,9 @@ from loadtest.benchmark.results import (
     groups,
     roles,
 )
+from loadtest.report import axes, charts
+from loadtest.report.tables import COLUMNS
+from tests.pages import Page
 
 SUBJECTS = (
     ("durable", "Durable POST /api/usages: HAProxy, 2 web instances, Cassandra", 64, 9_800.0),
@@ -244,40 +246,6 @@ def quick() -> Results:
     )
 
 
-VOID = {"meta", "link", "br", "hr", "img", "input"}
-
-
-class Page(HTMLParser):
-    """Reads a page strictly: every tag is closed by its own, text and attributes are kept."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.text = ""
-        self.elements: list[tuple[str, dict[str, str]]] = []
-        self.feed(source)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """An element begins."""
-        self.elements.append((tag, {name: value or "" for name, value in attrs}))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """An element that is closed at once."""
-        self.elements.append((tag, {name: value or "" for name, value in attrs}))
-
-    def handle_endtag(self, tag: str) -> None:
-        """An element ends: the last one that began."""
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        """Text, wherever it is."""
-        self.text += data
-
-
 # --- the document
 
 
@@ -412,7 +380,7 @@ def test_no_line_of_the_text_is_wider_than_a_terminal():
     """120 columns hold every line, whatever the titles are."""
     long = replace(fake().rows[0], title="word " * 60 + "x" * 150, detail="and " * 99)
     for results in (fake(), quick(), replace(fake(), rows=(long,))):
-        assert max(map(len, table.text(results).splitlines())) <= table.COLUMNS
+        assert max(map(len, table.text(results).splitlines())) <= COLUMNS
 
 
 def test_a_cell_of_markdown_stays_in_its_cell():

@@ -22,8 +22,8 @@ from loadtest.benchmark.results import (
     StallPoint,
 )
 from loadtest.benchmark.subjects import Subjects
-from loadtest.benchmark.table import number
 from loadtest.generator import Mode
+from loadtest.report.tables import number
 
 SUBJECT_OF = {"keyed": "durable", "messages": "durable", "messages_plain": "plain_fastapi", "client": "durable"}
 """The server of a case that has another name."""

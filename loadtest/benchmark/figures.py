@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from html import escape
 
-from loadtest.benchmark.axes import Axis
-from loadtest.benchmark.charts import Bar, Point, Series, Strip, line_chart, stacked_bars, strip_chart, swatch
 from loadtest.benchmark.results import (
     GENERATOR,
     CurvePoint,
@@ -17,12 +14,13 @@ from loadtest.benchmark.results import (
     roles,
     total_cpu_us,
 )
-from loadtest.benchmark.table import connections, number, role_name
+from loadtest.benchmark.table import connections
+from loadtest.report.axes import Axis
+from loadtest.report.bars import Bar, Strip, stacked_bars, strip_chart
+from loadtest.report.charts import Point, Series, line_chart
+from loadtest.report.pieces import COLOURS, GREY, chip_legend, figure, line_legend, role_colour
+from loadtest.report.tables import number, role_name
 
-COLOURS = 6
-"""The page's CSS has so many colours, and grey as the one after them."""
-GREY = COLOURS
-_ROLE_COLOURS = {"web": 0, "haproxy": 1, "cassandra": 2, "server": 3, "postgres": 5, GENERATOR: GREY}
 _STILL = "the store stands still"
 _SECONDS = Axis("since the start", "s", count=10)
 
@@ -40,7 +38,7 @@ def rounds_figure(results: Results) -> str:
         )
         for group in groups(results.measurements)
     ]
-    return _figure(
+    return figure(
         "Each round of the interleaving", strip_chart("Throughput of each round by subject", "per second", strips)
     )
 
@@ -62,11 +60,9 @@ def cpu_figure(results: Results) -> str:
         )
         for group in shown
     ]
-    legend = "".join(
-        f'<span><i class="chip b{role_colour(role)}"></i>{escape(role_name(role))}</span>' for role in served
-    )
+    legend = chip_legend([(role_name(role), role_colour(role)) for role in served])
     chart = stacked_bars("CPU time per request by process", Axis("CPU time of a request", "µs"), bars)
-    return _figure("CPU time of a request, by process", chart, legend)
+    return figure("CPU time of a request, by process", chart, legend)
 
 
 def throughput_figure(results: Results) -> str:
@@ -74,7 +70,7 @@ def throughput_figure(results: Results) -> str:
     lines = _curves(results.curve, lambda point: point.per_second, lambda point: f"{number(point.per_second)}/s")
     axes = (Axis("connections", kind="log2", low=None), Axis("answers with a 2xx", "per second"))
     chart = line_chart("Throughput against connections", *axes, lines)
-    return _figure(f"Throughput against connections{_hollow(results.curve)}", chart, _legend(lines))
+    return figure(f"Throughput against connections{_hollow(results.curve)}", chart, line_legend(lines))
 
 
 def latency_figure(results: Results) -> str:
@@ -86,7 +82,9 @@ def latency_figure(results: Results) -> str:
         lines += pair
     axes = (Axis("connections", kind="log2", low=None), Axis("latency", "ms", kind="log10", low=None))
     chart = line_chart("Latency against connections", *axes, lines, height=380)
-    return _figure(f"Latency against connections, both axes logarithmic{_hollow(results.curve)}", chart, _legend(lines))
+    return figure(
+        f"Latency against connections, both axes logarithmic{_hollow(results.curve)}", chart, line_legend(lines)
+    )
 
 
 def scaling_figure(results: Results) -> str:
@@ -105,8 +103,8 @@ def scaling_figure(results: Results) -> str:
     )
     lines = [Series("linear", linear, GREY, dashed=True, markers=False), Series("measured", measured, 0)]
     axes = (Axis("web instances"), Axis("answers with a 2xx", "per second"))
-    return _figure(
-        "Throughput of more web instances", line_chart("Scaling of web instances", *axes, lines), _legend(lines)
+    return figure(
+        "Throughput of more web instances", line_chart("Scaling of web instances", *axes, lines), line_legend(lines)
     )
 
 
@@ -121,7 +119,7 @@ def memory_figure(results: Results) -> str:
     answers = line_chart(
         "Throughput over time", _SECONDS, Axis("answers with a 2xx", "per second", count=3), rate, height=170
     )
-    return _figure("Resident memory under a steady load", memory + answers, _legend(lines))
+    return figure("Resident memory under a steady load", memory + answers, line_legend(lines))
 
 
 def stall_figure(results: Results) -> str:
@@ -143,8 +141,8 @@ def stall_figure(results: Results) -> str:
     memory = line_chart("Resident memory around a stall", _SECONDS, axis, lines, height=260, bands=bands)
     axis = Axis("answers", "per second", count=3)
     answers = line_chart("Answers around a stall, by status", _SECONDS, axis, rates, height=210, bands=bands)
-    still = _figure("Resident memory while the store stands still", memory, _legend(lines))
-    return still + _figure("Answers while the store stands still, by status", answers, _legend(rates))
+    still = figure("Resident memory while the store stands still", memory, line_legend(lines))
+    return still + figure("Answers while the store stands still, by status", answers, line_legend(rates))
 
 
 def stalls(points: Sequence[StallPoint]) -> list[tuple[float, float, str]]:
@@ -158,11 +156,6 @@ def stalls(points: Sequence[StallPoint]) -> list[tuple[float, float, str]]:
             spans.append((start, point.seconds, _STILL))
             start = None
     return spans if start is None else [*spans, (start, points[-1].seconds, _STILL)]
-
-
-def role_colour(role: str) -> int:
-    """The colour of a role, the same in every plot; roles that are not known share one."""
-    return _ROLE_COLOURS.get(role, 4)
 
 
 def _curves(
@@ -211,12 +204,3 @@ def _resident(points: Sequence[MemoryPoint] | Sequence[StallPoint]) -> list[Seri
         )
         for index in range(instances)
     ]
-
-
-def _legend(series: Sequence[Series]) -> str:
-    return "".join(f"<span>{swatch(each)}{escape(each.name)}</span>" for each in series)
-
-
-def _figure(caption: str, charts: str, legend: str = "") -> str:
-    keys = f'<div class="legend">{legend}</div>' if legend else ""
-    return f"<figure><figcaption>{escape(caption)}</figcaption>{keys}{charts}</figure>"

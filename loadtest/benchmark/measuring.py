@@ -14,8 +14,8 @@ from loadtest.benchmark.counting import SeenIds, Sent, Store
 from loadtest.benchmark.progress import Progress
 from loadtest.benchmark.results import GENERATOR, Latency, Measurement
 from loadtest.benchmark.subjects import Running, Subjects
-from loadtest.benchmark.table import number
 from loadtest.generator import Load, Mode, Outcome, run
+from loadtest.report.tables import number
 
 UNKNOWN = frozenset({500, 502, 504})
 """Answers that leave open whether anything was stored."""

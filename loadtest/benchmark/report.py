@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
 from loadtest.benchmark import figures
-from loadtest.benchmark.charts import target_bar
 from loadtest.benchmark.results import Results, Row, Scalar, roles
 from loadtest.benchmark.table import (
-    Table,
     check_table,
     check_tally,
     cpu_table,
-    duration,
     goal,
     headline_table,
     mark,
-    number,
     quantity,
-    role_name,
     run,
     spread,
     tally,
@@ -28,6 +22,9 @@ from loadtest.benchmark.table import (
     why_missing,
     why_section_missing,
 )
+from loadtest.report import pieces
+from loadtest.report.bars import target_bar
+from loadtest.report.tables import Table, duration, number, role_name
 
 _STYLE = Path(__file__).with_name("report.css")
 _HOW_TO_READ = """\
@@ -56,29 +53,22 @@ def html(results: Results) -> str:
         ("scaling", "Scaling", _scaling, bool(results.scaling)),
         ("memory", "Memory", _memory, bool(results.memory)),
         ("stall", "A stall of the store", _stall, bool(results.stall)),
-        ("headline", "Then and now", lambda it: _table(headline_table(it)), bool(results.headline)),
+        ("headline", "Then and now", lambda it: pieces.table(headline_table(it)), bool(results.headline)),
         ("verification", "Verification", _verification, check_table(results) is not None),
     )
-    sections = [_section("targets", "Targets", _targets(results))]
+    sections = [pieces.section("targets", "Targets", _targets(results))]
     sections += [
-        _section(name, title, body(results) if found else _not_measured(results, name))
+        pieces.section(name, title, body(results) if found else _not_measured(results, name))
         for name, title, body, found in measured
     ]
     sections += [
-        _section("notes", "Notes", _list(results.notes)),
-        _section("reading", "How to read this", _list(_HOW_TO_READ.split("\n\n"))),
-        _section("facts", "Settings and versions", _facts(results)),
-        _section("numbers", "All measurements", _numbers(results)),
+        pieces.section("notes", "Notes", pieces.bullets(results.notes)),
+        pieces.section("reading", "How to read this", pieces.bullets(_HOW_TO_READ.split("\n\n"))),
+        pieces.section("facts", "Settings and versions", _facts(results)),
+        pieces.section("numbers", "All measurements", _numbers(results)),
     ]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">\n"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n<link rel="icon" href="data:,">\n'
-        f"<title>BusyAPI benchmark, {escape(results.when)}, {escape(results.commit)}</title>\n"
-        f"<style>\n{_STYLE.read_text(encoding='utf-8')}</style>\n</head>\n<body>\n<main>\n"
-        f"{_header(results)}\n{''.join(sections)}</main>\n</body>\n</html>\n"
-    )
+    title = f"BusyAPI benchmark, {results.when}, {results.commit}"
+    return pieces.page(title, _STYLE, f"{_header(results)}\n{''.join(sections)}")
 
 
 def _header(results: Results) -> str:
@@ -89,10 +79,6 @@ def _header(results: Results) -> str:
         f"{quick if results.quick else ''}"
         f'<p class="verdict{" lost" if lost else ""}">{escape(tally(results))}; {escape(check_tally(results))}.</p></header>'
     )
-
-
-def _section(name: str, title: str, body: str) -> str:
-    return f'<section class="{name}"><h2>{escape(title)}</h2>\n{body}</section>\n'
 
 
 def _not_measured(results: Results, section: str) -> str:
@@ -128,7 +114,7 @@ def _target(row: Row) -> str:
     value = quantity(row.value, row.unit, row.target) if row.value is not None else mark(row)
     return (
         f'<tr><td class="mark {kind}" title="{words}">{symbol}</td>'
-        f"<td>{escape(row.title)}{_small(remark)}</td>"
+        f"<td>{escape(row.title)}{pieces.small(remark)}</td>"
         f'<td class="n {"none" if row.value is None else "strong"}">{escape(value)}</td>'
         f'<td class="n">{escape(spread(row))}</td><td class="n">{escape(goal(row))}</td><td class="bar">{bar}</td></tr>\n'
     )
@@ -151,12 +137,12 @@ def _load(results: Results) -> str:
             for point in results.curve
             if point.subject == subject
         )
-        tables.append(_table(Table(f"{subject}, by connections", head, rows)))
+        tables.append(pieces.table(Table(f"{subject}, by connections", head, rows)))
     return figures.throughput_figure(results) + figures.latency_figure(results) + "".join(tables)
 
 
 def _cpu(results: Results) -> str:
-    return figures.cpu_figure(results) + _table(cpu_table(results))
+    return figures.cpu_figure(results) + pieces.table(cpu_table(results))
 
 
 def _scaling(results: Results) -> str:
@@ -177,24 +163,24 @@ def _scaling(results: Results) -> str:
         rows,
         tuple(point.note for point in results.scaling),
     )
-    return figures.scaling_figure(results) + _table(table)
+    return figures.scaling_figure(results) + pieces.table(table)
 
 
 def _memory(results: Results) -> str:
     peak = max((rss for point in results.memory for rss in point.rss_mib), default=None)
     summary: dict[str, Scalar] = {"peak of one instance": f"{number(peak)} MiB", **results.memory_summary}
-    return figures.memory_figure(results) + _pairs(summary)
+    return figures.memory_figure(results) + pieces.pairs(summary)
 
 
 def _stall(results: Results) -> str:
     peak = max((rss for point in results.stall for rss in point.rss_mib), default=None)
     still = sum(end - start for start, end, _ in figures.stalls(results.stall))
     summary: dict[str, Scalar] = {"stall": duration(still), "peak of one instance": f"{number(peak)} MiB"}
-    return figures.stall_figure(results) + _pairs({**summary, **results.stall_summary})
+    return figures.stall_figure(results) + pieces.pairs({**summary, **results.stall_summary})
 
 
 def _verification(results: Results) -> str:
-    return f"<p>{escape(check_tally(results))}.</p>{_table(check_table(results))}"
+    return f"<p>{escape(check_tally(results))}.</p>{pieces.table(check_table(results))}"
 
 
 def _facts(results: Results) -> str:
@@ -206,7 +192,7 @@ def _facts(results: Results) -> str:
         "kernel": machine.kernel,
         **machine.versions,
     }
-    return f"<h3>Machine and versions</h3>{_pairs(facts)}<h3>Settings</h3>{_pairs(results.settings)}"
+    return f"<h3>Machine and versions</h3>{pieces.pairs(facts)}<h3>Settings</h3>{pieces.pairs(results.settings)}"
 
 
 def _numbers(results: Results) -> str:
@@ -240,45 +226,4 @@ def _numbers(results: Results) -> str:
         )
         for each in results.measurements
     )
-    return _table(Table("", head, rows, tuple(each.note for each in results.measurements)))
-
-
-# --- pieces
-
-
-def _table(table: Table | None) -> str:
-    if table is None:
-        return ""
-    caption = f"<caption>{escape(table.title)}</caption>" if table.title else ""
-    head = "".join(f'<th class="{"n" if index else "t"}">{escape(cell)}</th>' for index, cell in enumerate(table.head))
-    remarks = table.remarks or ("",) * len(table.rows)
-    body = "".join(_row(row, remark) for row, remark in zip(table.rows, remarks, strict=True))
-    return f'<div class="wide"><table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _row(row: Sequence[str], remark: str) -> str:
-    first, *others = row
-    cells = "".join(f'<td class="n">{escape(cell)}</td>' for cell in others)
-    return f"<tr><td>{escape(first)}{_small(remark)}</td>{cells}</tr>\n"
-
-
-def _small(text: str) -> str:
-    return f"<small>{escape(text)}</small>" if text else ""
-
-
-def _pairs(pairs: Mapping[str, Scalar]) -> str:
-    if not pairs:
-        return "<p>None.</p>"
-    return f"<dl>{''.join(f'<div><dt>{escape(name)}</dt><dd>{escape(_said(value))}</dd></div>' for name, value in pairs.items())}</dl>"
-
-
-def _said(value: Scalar) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "–", True: "yes", False: "no"}[value]
-    return value if isinstance(value, str) else f"{value:,.10g}"
-
-
-def _list(items: Sequence[str]) -> str:
-    if not items:
-        return "<p>None.</p>"
-    return f"<ul>{''.join(f'<li>{escape(item)}</li>' for item in items)}</ul>"
+    return pieces.table(Table("", head, rows, tuple(each.note for each in results.measurements)))

@@ -7,7 +7,7 @@ from statistics import median
 
 from loadtest.benchmark.plan import CASES, Target
 from loadtest.benchmark.results import GENERATOR, Measurement, Row, ScalingPoint
-from loadtest.benchmark.table import number
+from loadtest.report.tables import number
 
 NOT_ASKED = "it was not asked for"
 Missing = Mapping[str, str]

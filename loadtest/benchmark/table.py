@@ -3,42 +3,17 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 from loadtest.benchmark.results import GENERATOR, Group, Headline, Machine, Results, Row, groups, roles, total_cpu_us
-
-COLUMNS = 120
-_GAP = "  "
-_NONE = "–"
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Cells under a head, the first column in words and the others in numbers, and a remark on each row."""
-
-    title: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    remarks: tuple[str, ...] = ()
-
+from loadtest.report.tables import COLUMNS, NONE, Table, as_text, duration, number, role_name
 
 # --- numbers in words
-
-
-def number(value: float | None, digits: int | None = None) -> str:
-    """A number with thousands apart, a float with about three figures that count; a dash for None."""
-    if value is None:
-        return _NONE
-    if digits is None:
-        digits = 0 if isinstance(value, int) or abs(value) >= 100 else 1 if abs(value) >= 10 else 2
-    return f"{value:,.{digits}f}".replace("-", "−")
 
 
 def quantity(value: float | None, unit: str, target: float | None = None) -> str:
     """A number with its unit, in so many digits that rounding does not move it to or across its target."""
     if value is None:
-        return _NONE
+        return NONE
     digits = _digits(value, unit)
     while target is not None and value != target and digits < 6 and round(value, digits) == round(target, digits):
         digits += 1
@@ -48,7 +23,7 @@ def quantity(value: float | None, unit: str, target: float | None = None) -> str
 def goal(row: Row) -> str:
     """A row's target as `≥ 0.9×`."""
     if row.target is None:
-        return _NONE
+        return NONE
     sign = "≥" if row.comparison == ">=" else "≤"
     return f"{sign} {row.target:,.10g}{_suffix(row.unit)}"
 
@@ -56,7 +31,7 @@ def goal(row: Row) -> str:
 def spread(row: Row) -> str:
     """The least and the greatest round of a row as `0.91–0.95 (3)`."""
     if not row.rounds:
-        return _NONE
+        return NONE
     digits = _digits(max(row.rounds), row.unit)
     return f"{number(min(row.rounds), digits)}–{number(max(row.rounds), digits)} ({len(row.rounds)})"
 
@@ -65,7 +40,7 @@ def mark(row: Row) -> str:
     """✓ met, ✗ not met, `missing`, or a dash for a row without a target."""
     if row.value is None:
         return "missing"
-    return _NONE if row.met is None else _sign(holds=row.met)
+    return NONE if row.met is None else _sign(holds=row.met)
 
 
 def why_missing(row: Row) -> str:
@@ -104,17 +79,6 @@ def run(results: Results) -> str:
 def when(results: Results) -> str:
     """The time of the run to the minute."""
     return f"{results.when[:16].replace('T', ' ')} UTC"
-
-
-def role_name(role: str) -> str:
-    """A role as its software is written."""
-    return {"haproxy": "HAProxy", "cassandra": "Cassandra", "postgres": "PostgreSQL"}.get(role, role)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as `25 min 20 s`."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def group_name(group: Group) -> str:
@@ -188,7 +152,7 @@ def headline_table(results: Results) -> Table | None:
 def text(results: Results) -> str:
     """The whole for a terminal, no line longer than 120 columns."""
     blocks = [f"{run(results)}\n{where(results.machine)}", f"{tally(results)}; {check_tally(results)}"]
-    blocks += [_as_text(each) if isinstance(each, Table) else each for each in _tables(results)]
+    blocks += [as_text(each) if isinstance(each, Table) else each for each in _tables(results)]
     blocks += ["\n".join(f"- {note}" for note in results.notes)] if results.notes else []
     lines = [_wrap(line) for block in blocks for line in [*block.splitlines(), ""]]
     return "\n".join(lines).rstrip() + "\n"
@@ -218,24 +182,6 @@ def _tables(results: Results) -> list[Table | str]:
     return [target_table(results), *rest]
 
 
-def _as_text(table: Table) -> str:
-    widths = [max(len(row[index]) for row in (table.head, *table.rows)) for index in range(len(table.head))]
-    others = sum(widths[1:]) + len(_GAP) * (len(widths) - 1)
-    widths[0] = max(16, min(widths[0], COLUMNS - others))
-    lines = [table.title, _text_row(table.head, widths), "─" * min(COLUMNS, widths[0] + others)]
-    for index, row in enumerate(table.rows):
-        first, *more = textwrap.wrap(row[0], widths[0]) or [""]
-        lines += [_text_row((first, *row[1:]), widths), *more]
-        remark = table.remarks[index] if table.remarks else ""
-        lines += textwrap.wrap(remark, COLUMNS, initial_indent="    ", subsequent_indent="    ")
-    return "\n".join(lines)
-
-
-def _text_row(row: Sequence[str], widths: Sequence[int]) -> str:
-    first, *others = row
-    return _GAP.join([first.ljust(widths[0]), *map(str.rjust, others, widths[1:])]).rstrip()
-
-
 def _wrap(line: str) -> str:
     return line if len(line) <= COLUMNS else "\n".join(textwrap.wrap(line, COLUMNS, subsequent_indent="    "))
 
@@ -263,10 +209,10 @@ def _check(group: Group) -> tuple[str, ...]:
         group_name(group),
         f"{len(checked)} of {len(group.measurements)}",
         number(sum(each.acknowledged for each in checked)),
-        number(sum(rows)) if rows else _NONE,
+        number(sum(rows)) if rows else NONE,
         number(sum(each.unknown for each in checked)),
         number(sum(each.failures for each in checked)),
-        _sign(holds=all(ids)) if ids else _NONE,
+        _sign(holds=all(ids)) if ids else NONE,
         _sign(holds=bool(group.holds)),
     )
 

@@ -9,7 +9,7 @@ import subprocess
 from loadtest.benchmark import cpu
 from loadtest.benchmark.bench import Bench
 from loadtest.benchmark.measuring import Case
-from loadtest.benchmark.table import number
+from loadtest.report.tables import number
 
 SCRIPT = """\
 wrk.method = "POST"

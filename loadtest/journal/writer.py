@@ -147,15 +147,15 @@ class Journal:
         return self._next
 
 
-def open_journal(directory: Path | None, kind: Kind, capacity: int = CAPACITY) -> Journal:
-    """A new journal of this process, in ``directory``, which is made when it is missing.
+def open_journal(directory: Path | None, kind: Kind, capacity: int = CAPACITY, of: type[Journal] = Journal) -> Journal:
+    """A new journal of this process, in ``directory``, which is made when it is missing; ``of`` a class of journals.
 
     Without a directory it is memory alone, whose slots are used again and again. The file is locked as long as the
     process has it open, so that nobody takes a journal that is being written for a whole one. Raises OSError.
     """
     token = secrets.randbits(64)
     if directory is None:
-        return Journal(Header(kind, token, time.time(), CAPACITY_ANONYMOUS), None, -1)
+        return of(Header(kind, token, time.time(), CAPACITY_ANONYMOUS), None, -1)
     if not 0 < capacity <= CAPACITY_MAX:
         raise ValueError(f"a journal has 1 to {CAPACITY_MAX} slots")
     directory.mkdir(parents=True, exist_ok=True)
@@ -169,7 +169,7 @@ def open_journal(directory: Path | None, kind: Kind, capacity: int = CAPACITY) -
         os.pwrite(file, header.pack(), 0)
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        journal = Journal(header, path, file)
+        journal = of(header, path, file)
         unnamed.rename(path)
     except BaseException:
         os.close(file)

@@ -12,6 +12,8 @@ import shutil
 import socket
 import subprocess
 import time
+import urllib.parse
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -99,7 +101,7 @@ class Project:
     """A running compose project of this repository."""
 
     def __init__(self, command: tuple[str, ...]) -> None:
-        self.http_port, https_port, self.stats_port = free_ports(3)
+        self.http_port, https_port, self.stats_port, self.locust_port = free_ports(4)
         # The same name each time, so that images and leftovers are found again; another checkout has another.
         name = f"busyapi-test-{hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]}"
         self._command = (*command, "--project-name", name)
@@ -108,6 +110,7 @@ class Project:
             "PUBLIC_HTTP_PORT": str(self.http_port),
             "PUBLIC_HTTPS_PORT": str(https_port),
             "STATS_PORT": str(self.stats_port),
+            "LOCUST_PORT": str(self.locust_port),
             # New containers take the machine's CPU from those that serve. That they answer late is not what is tested.
             "BUSYAPI_QUEUE_WAIT_MAX_S": "5",
             "BUSYAPI_STORE_TIMEOUT_S": "4",
@@ -118,6 +121,20 @@ class Project:
     def __call__(self, *arguments: str, check: bool = True) -> str:
         """Run one compose command."""
         return run(*self._command, *arguments, env=self._env, check=check).stdout
+
+    def form(self, path: str, **fields: str) -> dict[str, Any]:
+        """What Locust's web UI answers to a form."""
+        url = f"http://127.0.0.1:{self.locust_port}{path}"
+        with urllib.request.urlopen(url, urllib.parse.urlencode(fields).encode(), timeout=60) as response:
+            answer: dict[str, Any] = json.load(response)
+        return answer
+
+    def load(self) -> dict[str, Any]:
+        """How far Locust is; nothing while its web UI does not answer."""
+        try:
+            return self.request("GET", "/stats/requests", port=self.locust_port)[1]
+        except (OSError, http.client.HTTPException):
+            return {}
 
     @property
     def base_url(self) -> str:
@@ -162,6 +179,10 @@ class Project:
         self("scale", f"web={web}")
         self.wait_until(lambda: self.instances_up() == web, f"{web} web instances are up")
 
+    def down(self) -> None:
+        """Remove all of it, the load test included."""
+        self("--profile", "loadtest", "down", "--volumes", "--remove-orphans")
+
     def logs(self) -> str:
         """The last lines of every container."""
         return self("logs", "--no-color", "--tail", "40", check=False)
@@ -172,13 +193,13 @@ def project(compose_command: tuple[str, ...]) -> Iterator[Project]:
     """The project, brought up with three web instances from images built here, and taken down whatever happens."""
     project = Project(compose_command)
     try:
-        project("down", "--volumes", "--remove-orphans")
+        project.down()
         project("up", "--detach", "--build", "--scale", "web=3")
         project.wait_until(project.ready, "a web instance is ready")
         project.wait_until(lambda: project.instances_up() == 3, "three web instances are up")
         yield project
     finally:
-        project("down", "--volumes", "--remove-orphans")
+        project.down()
 
 
 def test_the_compose_project_serves_and_scales_to_five_and_to_two_while_traffic_flows(project: Project) -> None:
@@ -209,3 +230,22 @@ def test_metrics_are_not_public(project: Project) -> None:
     status, metrics = project.request("GET", "/metrics", port=project.stats_port)
     assert status == 200
     assert "haproxy_process_uptime_seconds" in metrics["text"]
+
+
+def test_the_load_test_is_a_profile_of_its_own(project: Project) -> None:
+    """Not there without it. With it: two workers share a rate, it is stopped in the web UI, and nothing was lost."""
+    assert "locust" not in project("ps")
+    profile = ("--profile", "loadtest")
+    project(*profile, "up", "--detach", "--build", "--no-recreate", "--scale", "locust-worker=2", "locust-worker")
+    project.wait_until(lambda: len(project.load().get("workers", ())) == 2, "two workers are ready")
+    started = project.form("/swarm", user_count="8", spawn_rate="8", rate="100", user_classes="UsageUser")
+    assert started["success"], started
+    project.wait_until(lambda: sum(row["num_requests"] for row in project.load()["stats"]) > 500, "it runs")
+    project.form("/stop")
+    assert not project.load()["errors"], project.logs()
+    project(*profile, "stop", "locust-master", "locust-worker")
+    command = ("python", "-m", "loadtest.reconcile", "/runs/journals", "--store", "cassandra://cassandra/busyapi")
+    printed = project(*profile, "run", "--rm", "-T", "locust-master", *command)
+    project(*profile, "rm", "--force", "locust-master", "locust-worker")
+    assert "in 2 journals" in printed, printed
+    assert "all is well" in printed, printed

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["linear", "log2", "log10"]
 _DECADES_WITH_STEPS = 2.2
 _OCTAVES_MAX = 14
+_CLOCK_STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400, 21_600, 43_200, 86_400)
+_CLOCK_TICKS_MAX = 60
 _SPAN_MIN = 1e-9
 """Of the values themselves: ends that differ by less are one value, as no step between them would be a round number."""
 
@@ -57,6 +59,21 @@ def label(value: float) -> str:
     return f"{value:,.10g}".replace("-", "−")
 
 
+def time_axis(first_s: float, last_s: float, count: int = 10) -> Axis:
+    """An axis of a run's time from the second it began, with ticks that a clock would have, spelt as `1:30`."""
+    span = max(1.0, last_s - first_s)
+    step = next((step for step in _CLOCK_STEPS_S if span / step <= count), _CLOCK_STEPS_S[-1])
+    ticks = [first_s + step * index for index in range(min(math.ceil(span / step - 1e-9), _CLOCK_TICKS_MAX) + 1)]
+    return Axis("since the start", "h:mm:ss" if ticks[-1] >= 3600 else "m:ss", fixed=tuple(ticks), spell=clock)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as `1:30`, and `2:01:30` from an hour on."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
 @dataclass(frozen=True, slots=True)
 class Axis:
     """What an axis shows: its quantity, unit and kind; a linear one starts at zero unless told where."""
@@ -67,6 +84,10 @@ class Axis:
     low: float | None = 0.0
     high: float | None = None
     count: int = 5
+    fixed: tuple[float, ...] = ()
+    """The ticks, where they are not to be found from the values."""
+    spell: Callable[[float], str] = label
+    """A tick in words."""
 
     @property
     def title(self) -> str:
@@ -79,6 +100,8 @@ class Axis:
 
     def ticks(self, values: Sequence[float]) -> list[float]:
         """Ticks around all the values it takes."""
+        if self.fixed:
+            return list(self.fixed)
         taken = [value for value in values if self.takes(value)]
         ends = [*taken, *(end for end in (self.low, self.high) if end is not None and self.takes(end))] or [1.0]
         if self.kind == "log2":

@@ -1,0 +1,1 @@
+"""One whole load test: starts what is tested, warms it, loads it with Locust, reconciles, reports. ``make load``."""
