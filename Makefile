@@ -24,7 +24,7 @@ python = .venv/bin/python
 url = http://127.0.0.1:$(PORT)
 
 .DEFAULT_GOAL := help
-.PHONY: help run cluster bench bench-quick bench-packages test test-fast test-system chaos chaos-quick chaos-packages load lint format lock certificate fetch venv venv-dev system-packages clean
+.PHONY: help run cluster bench bench-quick bench-packages test test-fast test-system chaos chaos-quick chaos-packages test-packages load lint format lock certificate fetch venv venv-dev system-packages clean
 
 help:
 	@echo 'make run                the service on SQLite at http://127.0.0.1:8080 (PORT=8080)'
@@ -47,6 +47,7 @@ help:
 	@echo 'make certificate        a self-signed certificate for HTTPS on port 5000 of docker-compose'
 	@echo 'make lock               write both locks anew from pyproject.toml'
 	@echo 'make system-packages    HAProxy, Java 17, Maven, openssl and a C compiler through the package manager, where missing'
+	@echo 'make test-packages      what only the tests use on top: Chromium, Go and faketime'
 	@echo 'make clean              remove what was made here, save data/ and the downloads in .cache/'
 
 run: venv
@@ -65,7 +66,7 @@ cluster: venv
 	  $(if $(CERTIFICATE),--certificate '$(CERTIFICATE)') \
 	  $(if $(HTTPS_PORT),--https --https-port '$(HTTPS_PORT)') $(ARGS)
 
-test: system-packages lint fetch
+test: system-packages test-packages lint fetch
 	@echo '== tests'
 	@exec $(python) -m pytest $(ARGS)
 
@@ -73,7 +74,7 @@ test-fast: venv-dev
 	@deploy/install-system-packages cc  # for the load generator
 	@exec $(python) -m pytest --ignore=tests/system -m 'not cassandra and not slow' -n auto --dist worksteal $(ARGS)
 
-test-system: system-packages venv-dev fetch
+test-system: system-packages test-packages venv-dev fetch
 	@exec $(python) -m pytest tests/system $(ARGS)
 
 # As with USER and PORT below: the number of nodes has a default for make cluster, and counts here when it is said.
@@ -112,7 +113,8 @@ lock: venv-dev
 	@$(python) -m pip install --quiet uv
 	@set -e; lock='$(python) -m uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --quiet --upgrade'; \
 	  $$lock --output-file requirements.lock; \
-	  $$lock --group dev --constraint requirements.lock --output-file requirements-dev.lock
+	  $$lock --group dev --constraint requirements.lock --output-file requirements-dev.lock; \
+	  $$lock --group loadtest --constraint requirements-dev.lock --output-file requirements-loadtest.lock
 
 certificate: haproxy/certs/busyapi.pem
 
@@ -133,6 +135,10 @@ venv-dev:
 
 system-packages:
 	@deploy/install-system-packages haproxy java17 maven openssl cc
+
+# A browser for the load test's web UI, and what faults are made with.
+test-packages:
+	@deploy/install-system-packages chromium go faketime
 
 # Each alone, so that one that cannot be had keeps no other away: its rows are named as missing then.
 bench-packages:

@@ -12,6 +12,8 @@ GROWTH = 1.5
 """From one good step to the next, until the first bad one."""
 PRECISION = 0.05
 """The search ends when the last good step and the first bad one lie this close together."""
+ANSWERED_LEAST = 0.98
+"""Of what was offered, or a queue grows that only has not reached p99 yet. What is in flight at both ends is within it."""
 STEPS_MAX = 50
 LEAST_RATE = 1.0
 STEP_S_LEAST = 5.0
@@ -34,6 +36,8 @@ class Limits:
         bad_share = (totals.failed + totals.unsent) / max(totals.offered, totals.answered + totals.failed, 1)
         if bad_share > self.failed_share:
             return f"{bad_share:.1%} failed or were never sent"
+        if totals.begun < ANSWERED_LEAST * totals.offered:
+            return f"only {totals.begun / totals.offered:.1%} of the rate was achieved"
         if totals.p99_s is not None and totals.p99_s > self.p99_s:
             return f"p99 was {totals.p99_s * 1e3:,.0f} ms"
         return None
@@ -95,7 +99,8 @@ def search_of(options: Any) -> StepSearch:
     """``step`` as the options have it. Raises ValueError."""
     at_least(options.step_s, STEP_S_LEAST, "step-s")
     limits = Limits(
-        at_least(options.latency_limit_ms, 0, "latency-limit-ms") / 1e3, at_least(options.failed_limit, 0, "failed-limit")
+        at_least(options.latency_limit_ms, 0, "latency-limit-ms") / 1e3,
+        at_least(options.failed_limit, 0, "failed-limit"),
     )
     return StepSearch(at_least(options.step_from, LEAST_RATE, "step-from"), limits)
 

@@ -30,6 +30,7 @@ class IdAllocator:
         self._lease_size = lease_size
         self._ranges: list[range] = []
         self._fetching: asyncio.Task[None] | None = None
+        self._reported = ""
 
     def __repr__(self) -> str:
         return f"<IdAllocator: {self.remaining} ids left{', fetching' if self._fetching else ''}>"
@@ -92,8 +93,13 @@ class IdAllocator:
     async def _fetch_once(self) -> None:
         first = await self._lease(self._lease_size)
         self._ranges.append(range(first, first + self._lease_size))
+        self._reported = ""
 
     def _fetched(self, task: asyncio.Task[None]) -> None:
         self._fetching = None
-        if not task.cancelled() and task.exception() is not None:
-            log.warning("no ids leased", extra={"fields": {"error": str(task.exception())}})
+        if task.cancelled() or task.exception() is None:
+            return
+        error = str(task.exception())
+        if error != self._reported:  # once for an outage, not once for each group that asks
+            self._reported = error
+            log.warning("no ids leased", extra={"fields": {"error": error}})

@@ -176,9 +176,11 @@ def test_a_service_that_never_answers_has_no_good_step():
         (showing(0.01, failed=11), "0.1% failed or were never sent"),
         (showing(0.01, unsent=500), "5.0% failed or were never sent"),
         (showing(0.01, answered=0), "nothing was answered"),
+        (showing(0.01, answered=9_800), None),
+        (showing(0.01, answered=9_799), "only 98.0% of the rate was achieved"),
     ],
 )
-def test_a_step_is_bad_when_it_is_slow_fails_or_is_not_sent(outcome: Totals, fault: str | None):
+def test_a_step_is_bad_when_it_is_slow_fails_is_not_sent_or_piles_up(outcome: Totals, fault: str | None):
     """At a limit it is still good; beyond, the fault is named."""
     assert LIMITS.fault(outcome) == fault
 

@@ -1,0 +1,197 @@
+"""Overload from outside: arrivals of the load generator, probes beside them, and what the processes hold meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import psutil
+
+from deploy.cluster import RunningCluster
+from deploy.cluster.client import ROOT
+from tests.system.traffic import Call, Connection, Outcome
+from tests.system.wire import call, post_usage
+
+ANSWERS_DUE_S = 30.0
+"""What the generator may take beyond its window: opening its connections, and the answers that are still due."""
+
+PROBES_PER_S = 10.0
+"""Of each kind; few enough to weigh nothing."""
+
+SAMPLE_S = 1.0
+
+
+class Generator:
+    """``python -m loadtest.generator`` in the background; ended with the ``with``, however that goes."""
+
+    def __init__(
+        self, url: str, *, connections: int, seconds: float, rps: float | None = None, warmup_s: float = 0.0
+    ) -> None:
+        words = ["--port", str(urlsplit(url).port), "--connections", str(connections), "--seconds", str(seconds)]
+        words += ["--warmup", str(warmup_s)]
+        words += [] if rps is None else ["--rps", str(round(rps))]
+        self._time_limit_s = seconds + warmup_s + ANSWERS_DUE_S
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "loadtest.generator", *words],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def result(self) -> dict[str, Any]:
+        """What came of it, once it has ended by itself."""
+        out, errors = self._process.communicate(timeout=self._time_limit_s)
+        assert self._process.returncode == 0, errors
+        result: dict[str, Any] = json.loads(out.splitlines()[-1])
+        return result
+
+
+def run(
+    url: str, *, connections: int, seconds: float, rps: float | None = None, warmup_s: float = 0.0
+) -> dict[str, Any]:
+    """Put this load on; what came of it."""
+    with Generator(url, connections=connections, seconds=seconds, rps=rps, warmup_s=warmup_s) as generator:
+        return generator.result()
+
+
+def good_per_s(result: dict[str, Any]) -> float:
+    """Acknowledged writes a second."""
+    return float(result["acknowledged"] / result["seconds"])
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One answer to a probe: what was asked, when (monotonic), and what came."""
+
+    name: str
+    at_s: float
+    outcome: Outcome
+
+
+class Probes:
+    """Writes, reads and health, each PROBES_PER_S times a second whatever the answers, until the ``with`` ends."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self.seen: list[Probe] = []
+        id_ = post_usage(url, b'{"patientId": "probe"}').json()["id"]
+        self._calls: dict[str, Call] = {
+            "write": ("POST", "/api/usages", b'{"patientId": "probe"}', ()),
+            "read": ("GET", f"/api/usages/{id_}", None, ()),
+            "readyz": ("GET", "/readyz", None, ()),
+        }
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="probes", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopping.set()
+        self._thread.join(60)
+
+    async def _run(self) -> None:
+        idle: list[Connection] = []
+        async with asyncio.TaskGroup() as asked:
+            while not self._stopping.is_set():
+                began_s = time.monotonic()
+                for name in self._calls:
+                    asked.create_task(self._ask(name, idle))
+                await asyncio.sleep(max(0.0, began_s + 1 / PROBES_PER_S - time.monotonic()))
+        for connection in idle:
+            connection.close()
+
+    async def _ask(self, name: str, idle: list[Connection]) -> None:
+        connection = idle.pop() if idle else Connection(self._url)
+        at_s = time.monotonic()
+        self.seen.append(Probe(name, at_s, await connection.exchange(self._calls[name])))
+        idle.append(connection)
+
+
+def seconds_of(seen: Sequence[Probe], name: str, *statuses: int) -> list[float]:
+    """How long the answers of these statuses took, in rising order."""
+    return sorted(probe.outcome.seconds for probe in seen if probe.name == name and probe.outcome.status in statuses)
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Of values in rising order; 0 of none."""
+    return values[min(len(values) - 1, int(len(values) * share))] if values else 0.0
+
+
+@dataclass
+class Sample:
+    """The processes at one moment: resident bytes by name, answers so far by class as HAProxy counts them."""
+
+    at_s: float
+    rss_bytes: dict[str, int] = field(default_factory=dict)
+    answers: dict[str, int] = field(default_factory=dict)
+
+
+class Samples:
+    """Looks at HAProxy and the web instances once a second until the ``with`` ends."""
+
+    def __init__(self, cluster: RunningCluster) -> None:
+        self._cluster = cluster
+        self.seen: list[Sample] = []
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="samples", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopping.set()
+        self._thread.join(60)
+
+    def _run(self) -> None:
+        while True:
+            self.seen.append(sample(self._cluster))
+            if self._stopping.wait(SAMPLE_S):
+                return
+
+
+def sample(cluster: RunningCluster) -> Sample:
+    """The processes now."""
+    found = Sample(time.monotonic())
+    for process in cluster.processes():
+        if process.role != "cassandra" and process.running:
+            own = psutil.Process(process.pid)
+            members = [own, *own.children(recursive=True)]
+            found.rss_bytes[process.name] = sum(member.memory_info().rss for member in members)
+    text = call(cluster.stats_url, "GET", "/metrics").body.decode()
+    for line in text.splitlines():
+        if line.startswith('haproxy_backend_http_responses_total{proxy="web",'):
+            found.answers[line.split('code="')[1][:3]] = int(line.rpartition(" ")[2])
+    return found
+
+
+def growth_bytes(samples: Sequence[Sample]) -> int:
+    """How much more the process that grew most held at its most than in the first sample."""
+    first = samples[0].rss_bytes
+    return max(each.rss_bytes.get(name, 0) - held for each in samples for name, held in first.items())
