@@ -136,5 +136,7 @@ def _add_users(group: Any) -> None:
     _add(group, "ca", "https: trust the certificates in this PEM file", "", metavar="FILE", shown=False)
     text = "Write down in this directory what is sent and what became of it, for `python -m loadtest.reconcile`"
     _add(group, "journal", text, "", metavar="DIR", shown=False)
+    text = "Have the journal on disk (fsync) before each send, so that it outlives this machine's end as well"
+    _add(group, "journal-sync", text, default=False, shown=False)
     text = "Write into this file what happened in each second (the master does, or the only process)"
     _add(group, "timeline", text, "", metavar="FILE", shown=False)

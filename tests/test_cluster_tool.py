@@ -7,6 +7,9 @@ import os
 import re
 import socket
 import struct
+import subprocess
+import sys
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -174,6 +177,7 @@ def test_the_command_line_says_what_the_options_say(tmp_path: Path) -> None:
         state_dir=tmp_path,
         cassandra_heap="700M",
         env={"BUSYAPI_LOG_LEVEL": "debug", "BUSYAPI_CORS_ORIGINS": "a=b"},
+        service_command=("python", "-m", "a module"),
     )
     assert options_of(parser().parse_args(client.arguments(options))) == options
 
@@ -247,6 +251,120 @@ def test_jars_of_other_platforms_are_dropped(jar: str, kept: bool) -> None:
 def test_the_pom_names_one_version_of_cassandra() -> None:
     """The version of the cache is the pom's."""
     assert jars.cassandra_version((ROOT / "cassandra" / "pom.xml").read_text()) == "5.0.9"
+
+
+SEGMENT = 1_795_692_791_360
+
+
+def header(parameters: bytes = b'{"compressionClass":"LZ4Compressor"}') -> bytes:
+    """What a segment of the commit log begins with: version, id, its parameters and their length, a checksum."""
+    return struct.pack(">IQH", 7, SEGMENT, len(parameters)) + parameters + b"crc4"
+
+
+def section(place: int, content: bytes, segment: int = SEGMENT) -> bytes:
+    """What follows: where it ends, a checksum of the segment and its place, what was written."""
+    checksum = zlib.crc32(struct.pack(">III", segment & 0xFFFFFFFF, segment >> 32, place))
+    return struct.pack(">II", place + 8 + len(content), checksum) + content
+
+
+def whole_sections() -> bytes:
+    """A segment with two of them."""
+    one = header()
+    one += section(len(one), b"a group of writes")
+    return one + section(len(one), b"another")
+
+
+def mended(directory: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """What runs before Cassandra, with another command in its place."""
+    script = ROOT / "cassandra" / "with-mended-commit-log"
+    return subprocess.run([sys.executable, script, directory, *command], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("content", "kept"),
+    [
+        (b"", False),
+        (header()[:9], False),
+        (header()[:30], False),
+        (header(), False),
+        (header() + b"\0" * 7, False),
+        (header(b""), False),
+        (header() + b"\0" * 8, True),
+        (header(b"").ljust(4096, b"\0"), True),
+    ],
+    ids=["nothing", "torn id", "torn header", "header", "torn marker", "uncompressed", "marker", "zeros"],
+)
+def test_a_segment_that_holds_no_write_does_not_keep_a_node_from_starting(
+    tmp_path: Path, content: bytes, kept: bool
+) -> None:
+    """Cassandra forgives a torn end in the last segment alone; one behind it that holds nothing is removed, no other."""
+    before, last, other = (
+        tmp_path / name for name in ("CommitLog-7-9.log", "CommitLog-7-10.log", "CommitLog-7-9_cdc.idx")
+    )
+    before.write_bytes(whole_sections())
+    last.write_bytes(content)
+    other.touch()
+    told = mended(tmp_path, "echo", "then this")
+    assert told.stdout == "then this\n"
+    assert (last.exists(), str(last) in told.stderr) == (kept, not kept)
+    assert before.read_bytes() == whole_sections()
+    assert other.exists()
+
+
+@pytest.mark.parametrize("missing", range(1, 20))
+def test_a_torn_section_is_cut_off_and_what_is_before_it_stays(tmp_path: Path, missing: int) -> None:
+    """However much of it was written: it was never written whole, so nobody was told that it is stored."""
+    sections = whole_sections()
+    torn = sections + section(len(sections), b"torn, by the cut")[:-missing]
+    (tmp_path / "CommitLog-7-9.log").write_bytes(sections)
+    (tmp_path / "CommitLog-7-10.log").write_bytes(torn)
+    (tmp_path / "CommitLog-7-11.log").write_bytes(header())
+    assert mended(tmp_path, "true").returncode == 0
+    left = (tmp_path / "CommitLog-7-10.log").read_bytes()
+    # Cassandra itself looks no further than a marker that is not whole.
+    assert left in {sections, *([torn] if len(torn) - len(sections) < 8 else [])}
+    assert (tmp_path / "CommitLog-7-9.log").read_bytes() == sections
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        whole_sections(),
+        whole_sections() + b"\0" * 100,
+        whole_sections() + section(len(whole_sections()), b"x" * 99, SEGMENT + 1)[:50],
+        whole_sections() + section(3, b"x" * 99)[:50],
+        whole_sections() + struct.pack(">II", 0, 7) + b"x",
+    ],
+    ids=["whole", "zeros behind", "another segment's", "out of place", "no checksum"],
+)
+def test_damage_of_another_sort_is_left_for_cassandra_to_find(tmp_path: Path, content: bytes) -> None:
+    """Only what ends in the middle is cut: anything else may be of a write that was acknowledged."""
+    segment = tmp_path / "CommitLog-7-10.log"
+    segment.write_bytes(content)
+    assert mended(tmp_path, "true").stderr == ""
+    assert segment.read_bytes() == content
+
+
+def test_a_torn_segment_that_others_follow_is_left_for_cassandra_to_find(tmp_path: Path) -> None:
+    """It was not the last, so what it lacks may have been acknowledged."""
+    torn = whole_sections()[:-2]
+    (tmp_path / "CommitLog-7-9.log").write_bytes(torn)
+    (tmp_path / "CommitLog-7-10.log").write_bytes(whole_sections())
+    mended(tmp_path, "true")
+    assert (tmp_path / "CommitLog-7-9.log").read_bytes() == torn
+
+
+def test_a_node_starts_where_there_is_no_commit_log_yet(tmp_path: Path) -> None:
+    """The first start finds nothing to mend; how the command ends is told on."""
+    assert mended(tmp_path / "none", "sh", "-c", "exit 3").returncode == 3
+
+
+def test_a_node_runs_with_the_assertions_that_cassandra_relies_on(tmp_path: Path) -> None:
+    """One of them is all that notices a write to the commit log that a full disk cut short; the image has them, too."""
+    (tmp_path / "jamm-0.jar").touch()
+    command = cassandra.java_command("java", tmp_path, tmp_path, tmp_path, "512M")
+    assert "-ea" in command
+    assert not [word for word in command if word.startswith(("-da", "-disableassertions")) and "openhft" not in word]
 
 
 # --- what is missing

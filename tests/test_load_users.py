@@ -25,7 +25,7 @@ with pytest.MonkeyPatch.context() as patch:
     from locust.env import Environment
     from locust.stats import RequestStats
 
-    from loadtest.journal import Kind, State, open_journal, read_journals
+    from loadtest.journal import Journal, Kind, State, open_journal, read_journals
     from loadtest.reconcile import reconcile
     from loadtest.users import BurstUser, KeyedUsageUser, MessageUser, Process, UsageUser, process_of
     from loadtest.users import recorder as recording
@@ -596,17 +596,18 @@ def test_a_replay_that_made_a_second_usage_is_a_failure(tmp_path: Path):
     assert environment.stats.get("/api/usages", "POST").num_failures == 0
 
 
-def test_a_journal_that_is_full_ends_the_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """What cannot be written down is not sent."""
+@pytest.mark.parametrize("sync", [False, True])
+def test_a_journal_that_is_full_ends_the_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sync: bool):
+    """What cannot be written down is not sent, whether or not the journal is synced before each send."""
 
-    def open_small(directory: Path, kind: Kind) -> Any:
-        return open_journal(directory, kind, capacity=20)
+    def open_small(directory: Path, kind: Kind, of: type[Journal]) -> Journal:
+        return open_journal(directory, kind, capacity=20, of=of)
 
     monkeypatch.setattr("loadtest.users.process.open_journal", open_small)
 
     with (
         scripted(lambda number: [taken(number + 1)]) as server,
-        load(UsageUser, server.url, users=2, journal=tmp_path) as (environment, _),
+        load(UsageUser, server.url, users=2, journal=tmp_path, journal_sync=sync) as (environment, _),
     ):
         until(lambda: environment.runner is not None and environment.runner.state == "stopped")
     assert len(server.requests) == 20

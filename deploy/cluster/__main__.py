@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import os
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from deploy.cluster.client import ROOT
 from deploy.cluster.control import ask, served
 from deploy.cluster.errors import ClusterError
 from deploy.cluster.jars import cassandra_jars
-from deploy.cluster.plan import Options
+from deploy.cluster.plan import SERVICE, Options
 from deploy.cluster.supervisor import Supervisor
 from deploy.cluster.tls import make_certificate
 
@@ -44,6 +45,13 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--cassandra-heap", default="", metavar="SIZE", help="Java heap of a node, such as 1G")
     top.add_argument(
         "--env", action="append", default=[], type=_assignment, metavar="NAME=VALUE", help="set for the web instances"
+    )
+    top.add_argument(
+        "--service-command",
+        type=shlex.split,
+        default=list(SERVICE),
+        metavar="WORDS",
+        help="what runs in place of `python -m service`, given `serve` or `schema`",
     )
     actions = top.add_subparsers(dest="do", title="instead: steer the cluster that runs in the state directory")
     actions.add_parser("fetch", help="download Cassandra into the cache, and nothing else")
@@ -78,6 +86,7 @@ def options_of(said: argparse.Namespace) -> Options:
         state_dir=said.state_dir,
         cassandra_heap=said.cassandra_heap,
         env=dict(said.env),
+        service_command=tuple(said.service_command),
     )
 
 

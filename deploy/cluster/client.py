@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from typing import Any, Self
 from deploy.cluster.child import dies_with_parent, tail
 from deploy.cluster.control import ask
 from deploy.cluster.errors import ClusterError
-from deploy.cluster.plan import Options
+from deploy.cluster.plan import SERVICE, Options
 from deploy.cluster.state import STATE, ProcessState, read_state
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -146,6 +147,8 @@ def arguments(options: Options) -> list[str]:
     if options.cassandra_heap:
         words += ["--cassandra-heap", options.cassandra_heap]
     words += ["--restart"] * options.restart + ["--fresh"] * options.fresh
+    if options.service_command != SERVICE:
+        words += ["--service-command", shlex.join(options.service_command)]
     for name, value in options.env.items():
         words += ["--env", f"{name}={value}"]
     return words

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -66,8 +67,9 @@ class Launcher:
         (conf / "cassandra.yaml").write_text(cassandra.with_settings(template, settings))
         (conf / "logback.xml").write_text(cassandra.LOGBACK)
         heap = cassandra.heap(ports.nodes, self.options.cassandra_heap)
-        slack = str(self.root / "cassandra" / "with-timer-slack")
-        command = [slack, *cassandra.java_command(self.java, jars, conf, home, heap)]
+        scripts = self.root / "cassandra"
+        start = [str(scripts / "with-timer-slack"), sys.executable, str(scripts / "with-mended-commit-log")]
+        command = [*start, str(home / "commitlog"), *cassandra.java_command(self.java, jars, conf, home, heap)]
         return Child(member, command, self._environment, home, self.log(member.name), CASSANDRA_ENDING)
 
     def service_environment(self, ports: plan.CassandraPorts) -> dict[str, str]:

@@ -15,6 +15,7 @@ WEB_MAX = 64
 CASSANDRA_NODES_MAX = 9
 HAPROXY_MALLOC = "glibc.malloc.tcache_max=65536:glibc.malloc.tcache_count=1000"
 """See haproxy.cfg, where it says what this saves."""
+SERVICE = (sys.executable, "-m", "service")
 SOCKET_PATH_BYTES_MAX = 104
 PORTS = range(10_240, 32_768)
 """Below the ports that Linux hands to outgoing connections, so that none of those sits on a chosen port."""
@@ -34,7 +35,7 @@ class Options:
     state_dir: Path = Path(".cluster")
     cassandra_heap: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
-    service_command: tuple[str, ...] = (sys.executable, "-m", "service")
+    service_command: tuple[str, ...] = SERVICE
 
     def __post_init__(self) -> None:
         if not 1 <= self.web <= WEB_MAX:

@@ -14,11 +14,12 @@ from locust.env import Environment
 from locust.runners import MasterRunner
 
 from loadtest.journal import Journal, Kind, open_journal
+from loadtest.journal.sync import SyncedJournal
 from loadtest.timeline import Timeline
 from loadtest.users.arrivals import Arrivals
 from loadtest.users.connection import SWEEP_S, Sweeper
 from loadtest.users.recorder import Endpoint, Recorder
-from loadtest.users.settings import settings_of
+from loadtest.users.settings import UserSettings, settings_of
 from loadtest.users.target import Target
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ class Process:
         """The journal of a kind of this process; opened at its first use, closed when the process ends."""
         found = self._journals.get(kind)
         if found is None:
-            found = self._journals[kind] = open_journal(self.settings.journal, kind)
+            found = self._journals[kind] = open_journal(self.settings.journal, kind, of=_class_of(self.settings))
         return found
 
     def target(self, url: str) -> Target:
@@ -151,6 +152,10 @@ class Process:
 
     def _on_quitting(self, **_: Any) -> None:
         self.close()
+
+
+def _class_of(settings: UserSettings) -> type[Journal]:
+    return SyncedJournal if settings.journal_sync else Journal
 
 
 def process_of(environment: Environment) -> Process:

@@ -17,6 +17,8 @@ class UserSettings:
 
     journal: Path | None = None
     """Directory of the journals; None keeps none."""
+    journal_sync: bool = False
+    """Whether what is about to be sent is on disk (fsync) before it is."""
     arrivals: str = "constant"
     """How starts of an open loop are spread: ``constant`` or ``poisson``."""
     backlog_max: int = 100_000
@@ -87,6 +89,7 @@ def _flag(value: Any) -> bool:
 
 _READ: dict[str, Callable[[Any], object]] = {
     "journal": Path,
+    "journal_sync": _flag,
     "arrivals": _arrivals,
     "backlog_max": lambda value: int(_above_0(value)),
     "timeout_s": _above_0,
