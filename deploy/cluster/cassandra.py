@@ -122,6 +122,10 @@ def java_command(java: str, jars: Path, conf: Path, data: Path, heap_size: str) 
         f"-Xms{heap_size}",
         f"-Xmx{heap_size}",
         "-Xss256k",
+        # As in Cassandra's own jvm-server.options: it relies on them. That a write to the commit log was cut short by a full
+        # disk is noticed by an assertion alone, and without it such a write is acknowledged.
+        "-ea",
+        "-da:net.openhft...",
         "-XX:+UseG1GC",
         "-XX:+PerfDisableSharedMem",
         "-XX:+ExitOnOutOfMemoryError",
