@@ -66,9 +66,14 @@ cluster: venv
 	  $(if $(CERTIFICATE),--certificate '$(CERTIFICATE)') \
 	  $(if $(HTTPS_PORT),--https --https-port '$(HTTPS_PORT)') $(ARGS)
 
+# What ARGS choose may all be in one of the two.
+none = $(if $(ARGS),|| [ $$? = 5 ])
+
 test: system-packages test-packages lint fetch
-	@echo '== tests'
-	@exec $(python) -m pytest $(ARGS)
+	@echo '== tests of a process or two, on all cores'
+	@$(python) -m pytest --ignore=tests/system -m 'not cassandra and not slow' -n auto --dist worksteal $(ARGS) $(none)
+	@echo '== tests on a real Cassandra and HAProxy, and those that kill and wait, one after the other'
+	@$(python) -m pytest -m 'system or cassandra or slow' $(ARGS) $(none)
 
 test-fast: venv-dev
 	@deploy/install-system-packages cc  # for the load generator

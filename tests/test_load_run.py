@@ -395,9 +395,16 @@ def test_make_passes_on_what_is_said_to_it_and_not_what_the_shell_has():
     assert shutil.which("make")
 
     def told(*arguments: str) -> str:
-        environment = {**clean_environ(), "USER": "somebody", "HOST": "machine", "PORT": "1"}
+        # What make tells a make below it is not for this one: the tests may themselves be run by make.
+        inherited = {name: value for name, value in clean_environ().items() if not name.startswith("MAKE")}
+        environment = {**inherited, "USER": "somebody", "HOST": "machine", "PORT": "1"}
         done = subprocess.run(
-            ["make", "-n", "load", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+            ["make", "-n", "--no-print-directory", "load", *arguments],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
         )
         return " ".join(done.stdout.split("loadtest.run", 1)[1].replace("\\\n", " ").split())
 

@@ -27,6 +27,9 @@ ANSWERS_DUE_S = 30.0
 PROBES_PER_S = 10.0
 """Of each kind; few enough to weigh nothing."""
 
+KEPT_S = 10.0
+"""A connection that has been idle for longer is not used again: HAProxy closes it after 20 s, perhaps just then."""
+
 SAMPLE_S = 1.0
 
 
@@ -114,21 +117,23 @@ class Probes:
         self._thread.join(60)
 
     async def _run(self) -> None:
-        idle: list[Connection] = []
+        idle: list[tuple[Connection, float]] = []
         async with asyncio.TaskGroup() as asked:
             while not self._stopping.is_set():
                 began_s = time.monotonic()
                 for name in self._calls:
                     asked.create_task(self._ask(name, idle))
                 await asyncio.sleep(max(0.0, began_s + 1 / PROBES_PER_S - time.monotonic()))
-        for connection in idle:
+        for connection, _ in idle:
             connection.close()
 
-    async def _ask(self, name: str, idle: list[Connection]) -> None:
-        connection = idle.pop() if idle else Connection(self._url)
+    async def _ask(self, name: str, idle: list[tuple[Connection, float]]) -> None:
         at_s = time.monotonic()
+        connection, since_s = idle.pop() if idle else (Connection(self._url), at_s)
+        if at_s - since_s > KEPT_S:
+            connection.close()
         self.seen.append(Probe(name, at_s, await connection.exchange(self._calls[name])))
-        idle.append(connection)
+        idle.append((connection, time.monotonic()))
 
 
 def seconds_of(seen: Sequence[Probe], name: str, *statuses: int) -> list[float]:
