@@ -238,6 +238,8 @@ class MasterDirector(Director):
 
     def _finish(self, **_: Any) -> None:
         """Let the workers answer what is in flight, when Locust would have them quit at once and their counts be lost."""
+        # Of a test that ends within its first second some have not reported yet.
+        self._reporting |= {worker.id for worker in [*self._runner.clients.spawning, *self._runner.clients.running]}
         if self._quitting:
             self._runner.send_message(FINISH)
 
