@@ -18,7 +18,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy.cluster.client import ROOT
-from loadtest.benchmark import cgroups, cpu, endurance, environment, idle, measuring, plan, rows, sections, wrk
+from loadtest.benchmark import (
+    cgroups,
+    cpu,
+    endurance,
+    environment,
+    generators,
+    idle,
+    measuring,
+    plan,
+    rows,
+    sections,
+    wrk,
+)
 from loadtest.benchmark.__main__ import parser, plan_of
 from loadtest.benchmark.counting import SeenIds, Sent, SqliteUsages, read_ids
 from loadtest.benchmark.progress import Progress, clock_time
@@ -469,6 +481,22 @@ def test_as_many_users_as_there_can_be(users: int, files: int, connections: int,
     assert found[0] == connections
     assert why in found[1]
     assert bool(why) == bool(found[1])
+
+
+def test_generators_are_told_by_their_medians_and_locust_by_its_part_of_wrk_in_the_same_round():
+    """A round in which the machine was slow for both does not count against either."""
+    rates = {"wrk": (30_000, 10_000, 40_000), "Locust": (27_000, 9_500, 34_000)}
+    drives = [
+        generators.Drive(name, turn, rate, 10.0 + turn, {"web": 15.0, "haproxy": 14.0 + turn})
+        for name, each in rates.items()
+        for turn, rate in enumerate(each)
+    ]
+    assert generators.summary("durable", drives).splitlines() == [
+        "durable",
+        "  wrk        30,000/s   11.0 µs of its own CPU a request; web 15.0, haproxy 15.0",
+        "  Locust     27,000/s   11.0 µs of its own CPU a request; web 15.0, haproxy 15.0",
+        "  Locust ÷ wrk: 0.90 (0.85–0.95, 3 rounds)",
+    ]
 
 
 def test_wrks_rate_is_found():

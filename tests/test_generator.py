@@ -482,7 +482,7 @@ def test_what_is_never_answered_is_unknown():
     assert (result["sent"], result["answered"], result["unknown"]) == (3, 0, 3)
 
 
-def test_the_generator_ends_with_whoever_started_it():
+def test_the_generator_ends_with_whoever_started_it(tmp_path: Path):
     """A callback that raises, or a parent that is killed, leaves no load behind."""
 
     def fail() -> None:
@@ -495,7 +495,9 @@ def test_the_generator_ends_with_whoever_started_it():
         assert psutil.Process().children() == others
 
         code = f"from loadtest.generator import *; run(Load({server.port}, 1, 60))"
-        with subprocess.Popen([sys.executable, "-c", code]) as parent:
+        # What a killed parent leaves behind goes with the test.
+        environment = {**os.environ, "TMPDIR": str(tmp_path)}
+        with subprocess.Popen([sys.executable, "-c", code], env=environment) as parent:
             eventually(lambda: psutil.Process(parent.pid).children())
             child = psutil.Process(parent.pid).children()[0]
             server.requests.clear()

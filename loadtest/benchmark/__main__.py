@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import resource
 import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 
 from loadtest.benchmark import endurance, plan, report, scaling, sections, table
 from loadtest.benchmark.bench import Bench, Section
 from loadtest.benchmark.progress import Progress
 from loadtest.benchmark.results import Results
 from loadtest.generator import GeneratorMissing, build
+from loadtest.interrupting import interruptible
 
 INTERRUPTED = 130
 RUN: Mapping[str, Section] = {
@@ -109,21 +108,6 @@ def write(results: Results, out: Path) -> None:
     (out / "results.json").write_text(results.to_json(), encoding="utf-8")
     (out / "report.html").write_text(report.html(results), encoding="utf-8")
     (out / "results.md").write_text(table.markdown(results), encoding="utf-8")
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """SIGTERM is as Ctrl-C, and Ctrl-C is heard also by what a shell started in the background."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def run(the_plan: plan.Plan, cache: Path, out: Path) -> int:

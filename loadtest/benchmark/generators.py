@@ -36,15 +36,16 @@ SPAWN_S = 3
 
 @dataclass(frozen=True, slots=True)
 class Drive:
-    """What one generator drove in one turn: requests/s, and its own CPU in µs per request."""
+    """What one generator drove in one turn: requests/s, its own CPU and the service's, in µs per request."""
 
     generator: str
     turn: int
     per_second: float
     cpu_us: float
+    service_us: dict[str, float]
 
 
-def drive_wrk(running: Running, seconds: int, scratch: Path) -> tuple[float, float]:
+def drive_wrk(running: Running, seconds: int, scratch: Path) -> tuple[float, float, float]:
     """By wrk, with one thread."""
     script = scratch / "post.lua"
     script.write_text(SCRIPT)
@@ -53,23 +54,23 @@ def drive_wrk(running: Running, seconds: int, scratch: Path) -> tuple[float, flo
     before = _children_s()
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60, check=True)
     rate = float(RATE.findall(done.stdout)[0])
-    return rate, (_children_s() - before) / (rate * seconds) * 1e6
+    return rate * seconds, rate, (_children_s() - before) / (rate * seconds) * 1e6
 
 
-def drive_burst(running: Running, seconds: int, _scratch: Path) -> tuple[float, float]:
+def drive_burst(running: Running, seconds: int, _scratch: Path) -> tuple[float, float, float]:
     """By the benchmark's own generator."""
     outcome = run(Load(running.port, CONNECTIONS, seconds))
-    return outcome.per_second, outcome.cpu_s / outcome.requests * 1e6
+    return outcome.answered, outcome.per_second, outcome.cpu_s / outcome.requests * 1e6
 
 
-def drive_locust(running: Running, seconds: int, scratch: Path) -> tuple[float, float]:
+def drive_locust(running: Running, seconds: int, scratch: Path) -> tuple[float, float, float]:
     """By one process of Locust: UsageUser, every answer checked, every request in a journal."""
     timeline = scratch / "timeline.json"
     command = [sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "--headless", "--only-summary"]
     command += ["--host", f"http://127.0.0.1:{running.port}", "--users", str(CONNECTIONS), "--spawn-rate", "1000"]
     command += ["--run-time", f"{seconds + 2 * SPAWN_S}s", "--timeline", str(timeline), "--loglevel", "ERROR"]
     command += ["--journal", str(scratch / f"journals-{running.port}"), "UsageUser"]
-    subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, timeout=seconds + 120, check=True)
+    subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds + 120, check=True)
     told = json.loads(timeline.read_text())
     counted = {
         int(second): sum(name["count"] for name in found["requests"].values())
@@ -78,10 +79,11 @@ def drive_locust(running: Running, seconds: int, scratch: Path) -> tuple[float, 
     within = sorted(second for second, count in counted.items() if count)[SPAWN_S:-SPAWN_S]
     requests = sum(counted[second] for second in within)
     own_s = sum(used.get(str(second), 0.0) for used in told["generators"].values() for second in within)
-    return requests / len(within), own_s / requests * 1e6
+    return sum(counted.values()), requests / len(within), own_s / requests * 1e6
 
 
-GENERATORS: dict[str, Callable[[Running, int, Path], tuple[float, float]]] = {
+# Each gives all requests that it made, its rate, and its own CPU in µs per request.
+GENERATORS: dict[str, Callable[[Running, int, Path], tuple[float, float, float]]] = {
     "wrk": drive_wrk,
     "burst": drive_burst,
     "Locust": drive_locust,
@@ -89,20 +91,30 @@ GENERATORS: dict[str, Callable[[Running, int, Path], tuple[float, float]]] = {
 
 
 def in_turns(running: Running, rounds: int, seconds: int, scratch: Path) -> list[Drive]:
-    """Each generator in each round, on a quiet machine; says each as it comes."""
+    """Each generator in each round, on a quiet machine; says each as it comes.
+
+    Every other round goes backwards: what a store has to tidy up after one load it may do under the next.
+    """
     drives = []
     for turn in range(rounds):
-        for name, drive in GENERATORS.items():
+        for name in list(GENERATORS)[:: -1 if turn % 2 else 1]:
             if name == "wrk" and shutil.which("wrk") is None:
                 continue
             cpu.wait_until_quiet([running.pids()])
-            drives.append(Drive(name, turn, *drive(running, seconds, scratch)))
+            drives.append(_drive(name, turn, running, seconds, scratch))
             last = drives[-1]
             print(
                 f"round {turn + 1} of {rounds}: {name} {number(last.per_second, 0)}/s, {last.cpu_us:.1f} µs",
                 file=sys.stderr,
             )
     return drives
+
+
+def _drive(name: str, turn: int, running: Running, seconds: int, scratch: Path) -> Drive:
+    before = cpu.read(running.pids())
+    requests, per_second, cpu_us = GENERATORS[name](running, seconds, scratch)
+    service = cpu.used(before, cpu.read(running.pids()))
+    return Drive(name, turn, per_second, cpu_us, {role: used_s / requests * 1e6 for role, used_s in service.items()})
 
 
 def summary(title: str, drives: Sequence[Drive]) -> str:
@@ -112,7 +124,9 @@ def summary(title: str, drives: Sequence[Drive]) -> str:
         own = [drive for drive in drives if drive.generator == name]
         if own:
             rate, used = (statistics.median(getattr(drive, what) for drive in own) for what in ("per_second", "cpu_us"))
-            lines.append(f"  {name:8}{number(rate, 0):>9}/s  {used:5.1f} µs of its own CPU a request")
+            roles = {role: statistics.median(drive.service_us[role] for drive in own) for role in own[0].service_us}
+            service = ", ".join(f"{role} {used_us:.1f}" for role, used_us in roles.items())
+            lines.append(f"  {name:8}{number(rate, 0):>9}/s  {used:5.1f} µs of its own CPU a request; {service}")
     by_turn = {(drive.generator, drive.turn): drive.per_second for drive in drives}
     parts = [by_turn["Locust", turn] / rate for (name, turn), rate in by_turn.items() if name == "wrk"]
     if parts:
@@ -148,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 store = f"cassandra://{where.host}:{where.port}/{where.name}"
                 counted = reconcile(scratch / f"journals-{whole.port}", store)
         except (ClusterError, OSError, subprocess.SubprocessError) as reason:
-            print(reason, file=sys.stderr)
+            print(getattr(reason, "stderr", None) or reason, file=sys.stderr)
             return 1
     said.out.mkdir(parents=True, exist_ok=True)
     document = {title: [asdict(drive) for drive in each] for title, each in drives.items()}

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import resource
-import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from types import FrameType
 
 from deploy.cluster import ClusterError
 from loadtest.benchmark.progress import Progress
+from loadtest.interrupting import interruptible
 from loadtest.report import written
 from loadtest.report.recorded import WARM_UP
 from loadtest.run import locusts
@@ -25,21 +24,6 @@ from loadtest.run.topology import Target, given, started
 INTERRUPTED = 130
 START_S, RECONCILE_S = 45.0, 30.0
 """About how long these take, for the estimate that is shown."""
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """SIGTERM is as Ctrl-C, and Ctrl-C is heard also by what a shell started in the background."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def perform(asked: Asked, test: LoadTest, target: Target, ui_port: int) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from deploy.cluster.client import ROOT
 from loadtest.benchmark.progress import Progress
-from loadtest.run.__main__ import interruptible
+from loadtest.interrupting import interruptible
 from tests.chaos import table
 from tests.chaos.faults import Fault
 from tests.chaos.running import Outcome, Runner
