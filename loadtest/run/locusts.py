@@ -51,6 +51,14 @@ class Locust:
         """Whether it has not ended yet."""
         return self._popen.poll() is None
 
+    def ends_within(self, timeout_s: float) -> bool:
+        """Wait for its end, at most so long; whether it came."""
+        try:
+            self._popen.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
     def ended_well(self) -> bool:
         """Whether it ended as it does when a test is over, with failed requests or without."""
         return self._popen.poll() in (0, FAILED)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.cluster.child import dies_with_parent, how_it_ended, tail
-from deploy.cluster.client import ROOT
-from loadtest.run.asked import locust
+from deploy.cluster.child import tail
+from loadtest.run.locusts import Locust
 from loadtest.timeline import Timeline
 from loadtest.window import totals
 
@@ -32,8 +29,6 @@ TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 60.0
 START_TIMEOUT_S = 30.0
 POLL_S = 0.1
-ENDED_WELL = (0, 1)
-"""Locust's exit status is 1 when any request failed."""
 
 
 class WorkloadError(Exception):
@@ -72,22 +67,12 @@ class Workload:
     def __init__(self, load: Load, directory: Path) -> None:
         self.directory = directory
         directory.mkdir(parents=True)
-        self._log = directory / "locust.log"
-        with self._log.open("ab") as output:
-            self._popen = subprocess.Popen(
-                [*locust(), *command(load, directory)],
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-                preexec_fn=dies_with_parent(signal.SIGTERM),  # noqa: PLW1509 - two system calls, no locks
-            )
+        self._locust = Locust("the load", command(load, directory), directory / "locust.log")
 
     @property
     def running(self) -> bool:
         """Whether it has not ended."""
-        return self._popen.poll() is None
+        return self._locust.running
 
     def wait_for_traffic(self) -> None:
         """Return once it has begun to send. Raises WorkloadError."""
@@ -95,33 +80,25 @@ class Workload:
         while not any((self.directory / "journals").glob("*.journal")):
             self.check()
             if time.monotonic() > deadline_s:
-                raise WorkloadError(f"the load did not begin within {START_TIMEOUT_S:g} s:\n{tail(self._log)}")
+                raise WorkloadError(f"the load did not begin within {START_TIMEOUT_S:g} s:\n{tail(self._locust.log)}")
             time.sleep(POLL_S)
 
     def check(self) -> None:
         """Raises WorkloadError when it has ended, which it does not do by itself unless it has a run time."""
         if not self.running:
-            raise WorkloadError(f"the load {how_it_ended(self._popen.returncode)}:\n{tail(self._log)}")
+            raise WorkloadError(self._locust.why())
 
     def wait(self, timeout_s: float) -> None:
         """Return when it has ended by itself. Raises WorkloadError."""
-        try:
-            status = self._popen.wait(timeout_s)
-        except subprocess.TimeoutExpired:
+        if not self._locust.ends_within(timeout_s):
             self.stop()
-            raise WorkloadError(f"the load did not end within {timeout_s:g} s:\n{tail(self._log)}") from None
-        if status not in ENDED_WELL:
-            raise WorkloadError(f"the load {how_it_ended(status)}:\n{tail(self._log)}")
+            raise WorkloadError(f"the load did not end within {timeout_s:g} s:\n{tail(self._locust.log)}")
+        if not self._locust.ended_well():
+            raise WorkloadError(self._locust.why())
 
     def stop(self) -> None:
         """End it: what is in flight is answered, journals are closed. Killed when it takes too long; journals survive that."""
-        try:
-            if self.running:
-                self._popen.send_signal(signal.SIGTERM)
-                self._popen.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self._popen.kill()
-        self._popen.wait()
+        self._locust.stop(STOP_TIMEOUT_S)
 
     def timeline(self) -> dict[str, Any]:
         """What happened in each second; empty when nothing was written."""
