@@ -83,13 +83,21 @@ def test_the_verdict_over_attempts_never_takes_back_an_unknown(attempts: list[Ou
     assert (outcome is REFUSED) == (set(attempts) == {REFUSED})
 
 
-def test_only_an_unknown_outcome_of_an_idempotent_statement_is_tried_again_and_once():
-    """A light-weight transaction is never repeated as it stands, a refusal is final, and time limits hold."""
-    assert may_try_again([UNKNOWN], idempotent=True, remaining_s=1)
-    assert not may_try_again([UNKNOWN], idempotent=False, remaining_s=1)
-    assert not may_try_again([REFUSED], idempotent=True, remaining_s=1)
-    assert not may_try_again([UNKNOWN, UNKNOWN], idempotent=True, remaining_s=1)
-    assert not may_try_again([UNKNOWN], idempotent=True, remaining_s=0.01)
+def test_an_unknown_outcome_is_tried_again_once_and_only_of_an_idempotent_statement():
+    """A light-weight transaction is never repeated as it stands, and time limits hold."""
+    assert may_try_again([UNKNOWN], idempotent=True, elsewhere=False, remaining_s=1)
+    assert not may_try_again([UNKNOWN], idempotent=False, elsewhere=True, remaining_s=1)
+    assert not may_try_again([UNKNOWN, UNKNOWN], idempotent=True, elsewhere=True, remaining_s=1)
+    assert not may_try_again([UNKNOWN], idempotent=True, elsewhere=True, remaining_s=0.01)
+
+
+def test_a_refusal_stands_unless_it_was_one_node_s_and_another_is_left():
+    """Nothing was written, so a statement that is not idempotent may go elsewhere too; once, and while there is time."""
+    for idempotent in (True, False):
+        assert not may_try_again([REFUSED], idempotent=idempotent, elsewhere=False, remaining_s=1)
+        assert may_try_again([REFUSED], idempotent=idempotent, elsewhere=True, remaining_s=1)
+        assert not may_try_again([REFUSED], idempotent=idempotent, elsewhere=True, remaining_s=0.01)
+        assert not may_try_again([UNKNOWN, REFUSED], idempotent=idempotent, elsewhere=True, remaining_s=1)
 
 
 def test_the_first_attempt_leaves_time_for_another_node():

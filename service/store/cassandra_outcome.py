@@ -48,6 +48,11 @@ NO_REFUSALS_OF_SEVERAL: tuple[type[BaseException], ...] = (Unavailable, Overload
 """A batch of several partitions is sent one mutation after the other, and these may come when some have been sent."""
 
 
+REFUSALS_OF_ONE_NODE: tuple[type[BaseException], ...] = (OverloadedErrorMessage, IsBootstrappingErrorMessage)
+"""What a node says of itself: it has too much to do, shuts down ("Server is shutting down" comes as OVERLOADED) or has
+only just come. Another may take the statement."""
+
+
 def outcome_of(error: BaseException | None, *, one_partition: bool = True) -> Outcome:
     """Of one attempt that ended with this error, or with none."""
     if error is None:
@@ -64,11 +69,16 @@ def verdict(attempts: Sequence[Outcome]) -> Outcome:
     return Outcome.UNKNOWN if Outcome.UNKNOWN in attempts else Outcome.REFUSED
 
 
-def may_try_again(attempts: Sequence[Outcome], *, idempotent: bool, remaining_s: float) -> bool:
-    """Once more after an unknown outcome, while there is time. A refusal stands: it is sure, and asking again is load."""
-    return (
-        idempotent and attempts[-1] is Outcome.UNKNOWN and len(attempts) < ATTEMPTS_MAX and remaining_s >= RETRY_MIN_S
-    )
+def may_try_again(attempts: Sequence[Outcome], *, idempotent: bool, elsewhere: bool, remaining_s: float) -> bool:
+    """Once more, while there is time: after an unknown outcome, or where one node refused and there is another.
+
+    Any other refusal stands: it is sure, and asking again is load. ``elsewhere`` says that the last error was one node's
+    own refusal and that a node is left that was not asked; as nothing was written, whether the statement is idempotent
+    does not matter then.
+    """
+    if len(attempts) >= ATTEMPTS_MAX or remaining_s < RETRY_MIN_S:
+        return False
+    return idempotent if attempts[-1] is Outcome.UNKNOWN else elsewhere
 
 
 def attempt_timeout_s(attempts: Sequence[Outcome], *, remaining_s: float, other_hosts: bool) -> float:

@@ -28,7 +28,14 @@ from cassandra import AuthenticationFailed, ConsistencyLevel, DriverException, I
 from service.errors import StoreRefused, StoreUnknown
 from service.settings import Settings
 from service.store.cassandra_bind import CONSISTENCY, Frame
-from service.store.cassandra_outcome import Outcome, attempt_timeout_s, may_try_again, outcome_of, verdict
+from service.store.cassandra_outcome import (
+    REFUSALS_OF_ONE_NODE,
+    Outcome,
+    attempt_timeout_s,
+    may_try_again,
+    outcome_of,
+    verdict,
+)
 from service.store.cassandra_policies import LogNodes, NeverRetry
 from service.store.direct import DirectAttempt, NotSent, Rows
 from service.store.loop_connection import LoopConnection
@@ -131,9 +138,10 @@ class CassandraSession:
                 except Exception as error:  # noqa: BLE001  # what nobody thought of is an unknown outcome too
                     attempts.append(outcome_of(error, one_partition=frame.one_partition))
                     errors[attempts[-1]] = error
+                    elsewhere = isinstance(error, REFUSALS_OF_ONE_NODE) and any(host not in tried for host in pools)
                 directly = False
                 remaining_s = deadline_s - self._loop.time()
-                if not may_try_again(attempts, idempotent=idempotent, remaining_s=remaining_s):
+                if not may_try_again(attempts, idempotent=idempotent, elsewhere=elsewhere, remaining_s=remaining_s):
                     break
         if not attempts:
             raise StoreRefused("no time was left to send the statement")

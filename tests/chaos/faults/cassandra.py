@@ -216,7 +216,7 @@ FAULTS = (
         does="one of three Cassandra nodes down: no request fails",
         inject=stop,
         heal=start,
-        sees=Sees(settled=Failures.NONE, answered_within_s=PAUSED_ANSWER_WITHIN_S),
+        sees=Sees(failures=Failures.NONE, answered_within_s=PAUSED_ANSWER_WITHIN_S),
         needs=Needs(nodes=3),
         length_s=(8.0, 12.0),
         lasts_s=20.0,
