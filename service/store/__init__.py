@@ -11,7 +11,7 @@ written; when in doubt it is ``StoreUnknown``.
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
@@ -52,6 +52,39 @@ class StoredUsage:
     received_at_us: int
 
 
+Position: TypeAlias = tuple[int, int, str, bytes]
+"""Where a usage stands in a listing: when it was received (µs), its id (0 when it has a key), its key, its digest."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListedUsage:
+    """A usage of a listing. ``id`` is its integer id or the client's key; ``digest`` is empty for an integer id."""
+
+    id: int | str
+    digest: bytes
+    usage: bytes
+    received_at_us: int
+
+    @property
+    def position(self) -> Position:
+        """What a listing is ordered by, and where its next page goes on."""
+        if isinstance(self.id, int):
+            return (self.received_at_us, self.id, "", b"")
+        return (self.received_at_us, 0, self.id, self.digest)
+
+
+@dataclass(frozen=True, slots=True)
+class Durability:
+    """What an acknowledgement of this store is worth now."""
+
+    synced: bool | None
+    """Fsynced before the answer on each replica counted; None while a node could not be asked."""
+    acknowledging: int
+    """Replicas that have it when the answer is sent."""
+    replicas: int
+    """Copies in all."""
+
+
 class Store(Protocol):
     """Durable rows for usages and messages: SQLite or Cassandra."""
 
@@ -78,6 +111,33 @@ class Store(Protocol):
 
     async def get_keyed_usages(self, keys: Sequence[str]) -> Results[Sequence[StoredUsage]]:
         """All usages stored under each key, first received first; more than one only after a race."""
+
+    def read_usages(self, after: Position, until_us: int, page: int) -> AsyncIterator[Sequence[ListedUsage]]:
+        """All usages behind ``after`` that were received before ``until_us``, in order of position, ``page`` or fewer at a time.
+
+        What was acknowledged before the call is in it, each once. Iterating raises StoreRefused when the store fails.
+        """
+
+    async def count_usages(self, from_us: int, until_us: int) -> Mapping[int, int]:
+        """How many usages were received in [from_us, until_us), by minute (minutes since the epoch; those with none may be missing).
+
+        Exact: each stored usage counts once, however often it was sent. Raises StoreRefused.
+        """
+
+    async def read_patient(self, patient_id: str, after: bytes, limit: int) -> tuple[Sequence[ListedUsage], bytes]:
+        """Usages of a patient, at most ``limit``, in an order that stays, and where the next page starts (empty: nowhere).
+
+        ``after`` is empty or what the page before returned. Raises StoreRefused, also when the index is off.
+        """
+
+    async def delete_usages(self, ids: Sequence[int]) -> Results[bool]:
+        """Remove usages by id; False where there was none. Once answered, no read shows and no count counts them."""
+
+    async def delete_keyed_usages(self, keys: Sequence[str]) -> Results[bool]:
+        """Remove all that is stored under each key; False where there was nothing. A later put under the key is a new usage."""
+
+    def durability(self) -> Durability:
+        """What an acknowledgement is worth, as far as is known now. Costs nothing."""
 
     async def put_messages(self, group: Sequence[tuple[bytes, bytes]]) -> Results[None]:
         """Store (digest, UTF-8 message); storing one that is there already is a success."""
