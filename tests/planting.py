@@ -12,7 +12,7 @@ from typing import Protocol
 
 from loadtest.journal import Journal, Kind, State, Usages, key, message, open_journal
 from loadtest.reconcile import Fault
-from service.store.sqlite import SCHEMA, SCHEMA_VERSION
+from service.store.sqlite_schema import SCHEMA, SCHEMA_VERSION
 
 AT_MS = 1_750_000_000_000
 OTHERS = b'{"patientId": "100", "timestamp": "Tue Nov 01 2016 09:11:51 GMT-0500 (CDT)", "medication": "Albuterol"}'
@@ -66,11 +66,12 @@ class SqlitePlanter:
 
     def put_usage(self, id_: int, body: bytes) -> None:
         """A row of usages."""
-        self.execute("REPLACE INTO usages VALUES (?, CAST(? AS TEXT), 1)", id_, body)
+        self.execute("REPLACE INTO usages (id, usage, received_at_us) VALUES (?, CAST(? AS TEXT), 1)", id_, body)
 
     def put_keyed(self, key_: str, digest: bytes, body: bytes) -> None:
         """A row of keyed usages."""
-        self.execute("REPLACE INTO keyed_usages VALUES (?, ?, CAST(? AS TEXT), 1)", key_, digest, body)
+        columns = "key, digest, usage, received_at_us"
+        self.execute(f"REPLACE INTO keyed_usages ({columns}) VALUES (?, ?, CAST(? AS TEXT), 1)", key_, digest, body)
 
     def put_message(self, digest: bytes, text: bytes) -> None:
         """A row of messages."""

@@ -1,4 +1,7 @@
-"""The contract of a store: what every store promises, whichever it is. Run by test_store_contract.py."""
+"""The contract of a store: what every store promises, whichever it is. Run by test_store_contract.py.
+
+store_reading_contract.py has what it promises of lists, counts, deletes of usages and patients.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +23,22 @@ RACERS = 50
 ACCENTS = '{"patientId": "1",  "medication": "Ærosöl \\ud83d\\ude00 😀\\u0000"}'.encode()
 
 
-class Stores:
-    """Opens stores on the same data, as several web instances would, and closes them after the test."""
+async def real_next_minute() -> None:
+    """Wait until the minute is over."""
+    await asyncio.sleep(60 - time.time() % 60 + 0.1)
 
-    def __init__(self, make: Callable[[], Store]) -> None:
+
+class Stores:
+    """Opens stores on the same data, as several web instances would, and closes them after the test.
+
+    ``next_minute`` passes on to the next minute of the stores' clock.
+    """
+
+    def __init__(
+        self, make: Callable[[], Store], next_minute: Callable[[], Awaitable[None]] = real_next_minute
+    ) -> None:
         self.make = make
+        self.next_minute = next_minute
         self._open: list[Store] = []
 
     async def open(self) -> Store:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import uuid
 from collections import Counter
@@ -22,7 +23,7 @@ from cassandra.protocol import (
     ProtocolHandler,
     ServerError,
 )
-from cassandra.query import BatchStatement, BatchType, PreparedStatement
+from cassandra.query import UNSET_VALUE, BatchStatement, BatchType, PreparedStatement
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,6 +33,7 @@ from service.store import KeyedUsage, Put
 from service.store.cassandra_bind import Frame, batch, bigint, execute, list_of
 from service.store.cassandra_outcome import Outcome, attempt_timeout_s, may_try_again, outcome_of, verdict
 from service.store.cassandra_schema import SchemaFile, read_schema, replication_of, split_statements, to_apply
+from service.store.cassandra_statements import PAGE, STATEMENTS
 from service.store.grouping import group_by, split
 from service.store.keyed import bucket, decide, settle
 
@@ -256,32 +258,41 @@ def assert_same_way(frame: Frame, statement: Any) -> None:
     assert frame.routing_key == (statement.routing_key if has_one_key(frame.prepared) else None)
 
 
-@given(st.data(), prepared_statements())
-def test_a_statement_is_sent_as_the_driver_would_send_it(data: st.DataObject, prepared: Any):
+timestamps = st.none() | st.integers(0, (1 << 63) - 1)
+
+
+@given(st.data(), prepared_statements(), timestamps, st.none() | st.integers(1, (1 << 31) - 1))
+def test_a_statement_is_sent_as_the_driver_would_send_it(
+    data: st.DataObject, prepared: Any, timestamp_us: int | None, page_rows: int | None
+):
     """EXECUTE byte for byte, and for the driver's own way a statement with the same values."""
     values = data.draw(rows_for(prepared))
     bound = prepared.bind(values)
-    frame = execute(prepared, "ks", values)
+    frame = execute(prepared, "ks", values, timestamp_us, page_rows)
+    assert frame.timestamp_us == timestamp_us
     assert bytes_of(frame) == bytes_of(
         ExecuteMessage(
             prepared.query_id,
             bound.values,
             LOCAL_QUORUM,
             LOCAL_SERIAL,
+            page_rows,
+            timestamp=timestamp_us,
             skip_meta=bool(prepared.result_metadata),
             result_metadata_id=prepared.result_metadata_id,
         )
     )
     statement = frame.statement()
     assert statement.prepared_statement is prepared
+    assert page_rows is None or statement.fetch_size == page_rows
     assert statement.values == bound.values == values
     if values:
         assert statement.keyspace == bound.keyspace
         assert_same_way(frame, bound)
 
 
-@given(st.data(), prepared_statements().filter(lambda prepared: prepared.column_metadata))
-def test_a_batch_is_sent_as_the_driver_would_send_it(data: st.DataObject, prepared: Any):
+@given(st.data(), prepared_statements().filter(lambda prepared: prepared.column_metadata), timestamps)
+def test_a_batch_is_sent_as_the_driver_would_send_it(data: st.DataObject, prepared: Any, timestamp_us: int | None):
     """BATCH byte for byte, whatever first values its rows share; for the driver's own way the same rows."""
     rows = data.draw(st.lists(rows_for(prepared), min_size=1, max_size=5))
     common = data.draw(st.integers(0, len(rows[0])))
@@ -290,13 +301,29 @@ def test_a_batch_is_sent_as_the_driver_would_send_it(data: st.DataObject, prepar
     theirs = BatchStatement(batch_type=BatchType.UNLOGGED)
     for row in rows:
         theirs.add(prepared, row)
-    frame = batch(prepared, "ks", [row[common:] for row in rows], shared)
+    frame = batch(prepared, "ks", [row[common:] for row in rows], shared, timestamp_us)
     queries = theirs._statements_and_parameters
-    assert bytes_of(frame) == bytes_of(BatchMessage(BatchType.UNLOGGED, queries, LOCAL_QUORUM))
+    assert bytes_of(frame) == bytes_of(BatchMessage(BatchType.UNLOGGED, queries, LOCAL_QUORUM, timestamp=timestamp_us))
+    assert frame.timestamp_us == timestamp_us
     statement = frame.statement()
     assert statement.batch_type is BatchType.UNLOGGED
     assert statement._statements_and_parameters == queries
     assert_same_way(frame, theirs)
+
+
+def test_a_value_that_is_left_out_is_not_sent_as_null():
+    """A null would be a tombstone of its own; the driver's own way says it as the frame does."""
+    prepared = PreparedStatement(
+        [ColumnMetadata("ks", "t", name, BytesType) for name in "ab"], b"q", [0], "", None, 5, None, b"m"
+    )
+    rows = [(b"1", None), (b"1", b"2")]
+    frame = batch(prepared, "ks", rows, optional=True)
+    queries = [(True, b"q", [b"1", UNSET_VALUE]), (True, b"q", [b"1", b"2"])]
+    assert bytes_of(frame) == bytes_of(BatchMessage(BatchType.UNLOGGED, queries, LOCAL_QUORUM))
+    assert frame.statement()._statements_and_parameters == queries
+    one = execute(prepared, "ks", rows[0])
+    assert one.statement().values == [b"1", UNSET_VALUE]
+    assert one.body.count(b"\xff\xff\xff\xfe") == 1
 
 
 def test_rows_may_come_as_tuples():
@@ -338,6 +365,13 @@ def test_the_schema_files_are_numbered_and_hold_repeatable_statements():
     assert [file.version for file in files] == list(range(1, len(files) + 1))
     for statement in (statement for file in files for statement in file.statements):
         assert "IF NOT EXISTS" in statement or "IF EXISTS" in statement, statement
+
+
+def test_reads_that_go_on_by_key_have_the_limit_that_their_readers_know():
+    """A shorter answer than PAGE is the last one."""
+    limits = re.findall(r"LIMIT (\d+)", " ".join(STATEMENTS.values()))
+    assert len(limits) == 3
+    assert set(limits) == {str(PAGE)}
 
 
 def test_a_gap_in_the_numbers_is_refused(tmp_path: Path):

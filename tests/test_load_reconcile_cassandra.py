@@ -12,8 +12,8 @@ from cassandra.cluster import Cluster
 from loadtest.journal import Kind, State, Usages, open_journal
 from loadtest.reconcile import Fault, StoreUnreadable, reconcile
 from loadtest.reconcile.__main__ import main
-from service.store.cassandra import BLOCK_BITS
 from service.store.keyed import bucket
+from service.store.places import BLOCK_BITS
 from tests.planting import CASES, FIRST, NAMES, Load, Plant
 
 if TYPE_CHECKING:  # at run time it is a plugin, which pytest imports itself

@@ -7,12 +7,13 @@ most that any store could leave over: the yardstick for what durability costs.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 from service import server
 from service.listening import listen
 from service.settings import read_settings
-from service.store import KeyedUsage, Put, Results, StoredUsage
+from service.store import Durability, KeyedUsage, ListedUsage, Position, Put, Results, StoredUsage
 
 
 class NoStore:
@@ -26,6 +27,14 @@ class NoStore:
 
     async def close(self) -> None:
         """There is nothing to close."""
+
+    def now_us(self) -> int:
+        """The system's clock."""
+        return time.time_ns() // 1000
+
+    def durability(self) -> Durability:
+        """What is answered is nowhere."""
+        return Durability(synced=False, acknowledging=0, replicas=0)
 
     async def lease_ids(self, count: int) -> int:
         """Ids of this process alone."""
@@ -51,6 +60,28 @@ class NoStore:
     async def get_keyed_usages(self, keys: Sequence[str]) -> Results[Sequence[StoredUsage]]:
         """Nothing is found."""
         return [()] * len(keys)
+
+    async def read_usages(self, after: Position, until_us: int, page: int) -> AsyncIterator[Sequence[ListedUsage]]:  # noqa: ARG002 - the protocol's
+        """Nothing is found."""
+        nothing: tuple[Sequence[ListedUsage], ...] = ()
+        for rows in nothing:
+            yield rows
+
+    async def count_usages(self, from_us: int, until_us: int) -> Mapping[int, int]:  # noqa: ARG002 - the protocol's
+        """Nothing is found."""
+        return {}
+
+    async def read_patient(self, patient_id: str, after: bytes, limit: int) -> tuple[Sequence[ListedUsage], bytes]:  # noqa: ARG002 - the protocol's
+        """Nothing is found."""
+        return (), b""
+
+    async def delete_usages(self, ids: Sequence[int]) -> Results[bool]:
+        """Nothing is found."""
+        return [False] * len(ids)
+
+    async def delete_keyed_usages(self, keys: Sequence[str]) -> Results[bool]:
+        """Nothing is found."""
+        return [False] * len(keys)
 
     async def put_messages(self, group: Sequence[tuple[bytes, bytes]]) -> Results[None]:
         """Drop them."""

@@ -11,7 +11,8 @@ from urllib.parse import quote
 from loadtest.journal import Kind
 from loadtest.reconcile.sources import Page, StoreUnreadable
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSIONS = (1, 2)
+"""Those whose tables of usages and messages are as below."""
 PAGE_ROWS = 1000
 TIMEOUT_S = 60.0
 
@@ -62,6 +63,7 @@ def sqlite_source(path: str) -> Iterator[SqliteSource]:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
         except sqlite3.Error as error:
             raise StoreUnreadable(f"{path}: {error}") from error
-        if version != SCHEMA_VERSION:
-            raise StoreUnreadable(f"{path} has schema version {version}; this reads {SCHEMA_VERSION}")
+        if version not in SCHEMA_VERSIONS:
+            known = " and ".join(map(str, SCHEMA_VERSIONS))
+            raise StoreUnreadable(f"{path} has schema version {version}; this reads {known}")
         yield SqliteSource(connection)

@@ -136,6 +136,9 @@ class Store(Protocol):
     async def delete_keyed_usages(self, keys: Sequence[str]) -> Results[bool]:
         """Remove all that is stored under each key; False where there was nothing. A later put under the key is a new usage."""
 
+    def now_us(self) -> int:
+        """The store's clock, µs since the epoch: what was acknowledged before is older, by any instance, give or take a second."""
+
     def durability(self) -> Durability:
         """What an acknowledgement is worth, as far as is known now. Costs nothing."""
 

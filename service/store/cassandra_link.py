@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from service.errors import StoreError, StoreRefused
 from service.settings import Settings
-from service.store.cassandra_bind import batch, execute
+from service.store.cassandra_bind import Row, batch, execute
 from service.store.cassandra_session import CassandraSession
 from service.store.direct import Rows
 
@@ -47,6 +47,11 @@ class CassandraLink:
         if session is not None:
             await session.close()
 
+    @property
+    def session(self) -> CassandraSession | None:
+        """The session of now; another one after it had to connect anew."""
+        return self._session
+
     def deadline_s(self) -> float:
         """On the loop's clock, for all that an operation which starts now sends."""
         return asyncio.get_running_loop().time() + self._settings.store_timeout_s
@@ -57,37 +62,62 @@ class CassandraLink:
         one = self._session is not None and self._session.local_hosts() == 1
         return 0.0 if one else self._settings.cassandra_clock_skew_max_s
 
-    async def execute(self, name: str, values: list[bytes], deadline_s: float, *, idempotent: bool = True) -> Rows:
+    async def execute(
+        self,
+        name: str,
+        values: list[bytes],
+        deadline_s: float,
+        *,
+        idempotent: bool = True,
+        page_rows: int | None = None,
+    ) -> Rows:
         """Run one statement. Raises StoreRefused or StoreUnknown."""
         session = self._connected()
-        frame = execute(session.prepared[name], self._settings.store.keyspace, values)
+        frame = execute(session.prepared[name], self._settings.store.keyspace, values, page_rows=page_rows)
         return await session.execute(frame, deadline_s, idempotent=idempotent)
 
-    async def read(self, name: str, values: list[bytes], deadline_s: float) -> Rows | StoreRefused:
+    async def rows(self, name: str, values: list[bytes], *, page_rows: int | None = None) -> Rows:
+        """Rows, with a time limit of their own. Raises StoreRefused, whatever went wrong.
+
+        ``page_rows`` is for an aggregate: so many rows at a time are read on the node for its one row.
+        """
+        rows = await self.read(name, values, self.deadline_s(), page_rows=page_rows)
+        if isinstance(rows, StoreError):
+            raise rows
+        return rows
+
+    async def read(
+        self, name: str, values: list[bytes], deadline_s: float, *, page_rows: int | None = None
+    ) -> Rows | StoreRefused:
         """Rows, or StoreRefused whatever went wrong: a read writes nothing."""
         try:
-            return await self.execute(name, values, deadline_s)
+            return await self.execute(name, values, deadline_s, page_rows=page_rows)
         except StoreError as error:
             return StoreRefused(str(error))
 
     async def write(
         self,
         name: str,
-        rows: Sequence[Sequence[bytes]],
+        rows: Sequence[Row],
         deadline_s: float,
         *,
         shared: Sequence[bytes] = (),
+        timestamp_us: int | None = None,
         idempotent: bool = True,
+        optional: bool = False,
     ) -> StoreError | None:
-        """Write rows, each behind the ``shared`` values, as one statement. Those of one partition are written all or none."""
+        """Write rows, each behind the ``shared`` values, as one statement. Those of one partition are written all or none.
+
+        With ``timestamp_us`` every attempt writes with this timestamp, else each with the coordinator's clock.
+        """
         try:
             session = self._connected()
             prepared = session.prepared[name]
             keyspace = self._settings.store.keyspace
             if len(rows) == 1:
-                frame = execute(prepared, keyspace, (*shared, *rows[0]))
+                frame = execute(prepared, keyspace, (*shared, *rows[0]), timestamp_us)
             else:
-                frame = batch(prepared, keyspace, rows, shared)
+                frame = batch(prepared, keyspace, rows, shared, timestamp_us, optional=optional)
             await session.execute(frame, deadline_s, idempotent=idempotent)
         except StoreError as error:
             return error

@@ -10,26 +10,33 @@ import asyncio
 import hashlib
 import re
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 from cassandra.query import SimpleStatement
 
 from cassandra import OperationTimedOut, RequestValidationException
 from service.errors import StoreRefused
 from service.settings import Settings
+from service.store.cassandra_backfill import backfill
 from service.store.cassandra_session import UNREACHABLE, CassandraSession, describe
 
 SCHEMA_DIRECTORY = Path(__file__).resolve().parents[2] / "cassandra" / "schema"
+PATIENT_INDEX = SCHEMA_DIRECTORY / "optional" / "patient_index.cql"
+"""What a setting asks for is no version: it can be repeated, and is applied each time while the setting is on."""
+DIRECTORY_VERSION = 2
+"""Brings a directory of usages: those that are there already are entered in it before the version counts as applied."""
 STATEMENT_TIMEOUT_S = 20.0
 LOCK_TTL_S = 45  # renewed before each statement: longer than one and the agreement on it may take
 POLL_INTERVAL_S = 0.5
 REPORT_INTERVAL_S = 5.0
 TABLE_IDS = uuid.UUID("7d0c1c5e-58f1-4f0b-9c53-0f2a4a6f5e11")
 
+T = TypeVar("T")
 Report = Callable[[str], object]
+Values: TypeAlias = tuple[Any, ...] | None
 
 # In the braces goes the quoted keyspace.
 LOCK_TABLE = "CREATE TABLE IF NOT EXISTS {}.schema_lock (name text PRIMARY KEY, owner text) WITH id = {}"
@@ -94,9 +101,9 @@ def replication_of(current: dict[str, str] | None, local_dc: str, factor: int) -
     return wanted
 
 
-async def apply_schema(settings: Settings, *, wait_s: float, report: Report) -> None:
-    """Bring keyspace and tables up to date. Raises StoreRefused with the reason, ``wait_s`` after it could not be reached."""
-    await SchemaRun(settings, wait_s, report).run()
+async def apply_schema(settings: Settings, *, wait_s: float, report: Report, backfill: bool = False) -> None:
+    """Bring keyspace and tables up to date, and the directory if asked to. Raises StoreRefused ``wait_s`` after the last progress."""
+    await SchemaRun(settings, wait_s, report).run(backfill=backfill)
 
 
 class SchemaRun:
@@ -107,12 +114,13 @@ class SchemaRun:
         self._keyspace = f'"{settings.store.keyspace}"'
         self._report = report
         self._owner = str(uuid.uuid4())
-        self._deadline_s = asyncio.get_running_loop().time() + wait_s
+        self._wait_s, self._deadline_s = wait_s, asyncio.get_running_loop().time() + wait_s
         self._reported = ("", 0.0)
+        self._renewed_s, self._filled = 0.0, False
         self._session: CassandraSession
 
-    async def run(self) -> None:
-        """Connect, make the keyspace, and under the lock do what is left to do."""
+    async def run(self, *, backfill: bool = False) -> None:
+        """Connect, make the keyspace, and under the lock do what is left to do, and the backfill where it is asked for."""
         files = read_schema()
         await self._connect()
         try:
@@ -121,6 +129,9 @@ class SchemaRun:
             try:
                 await self._set_replication()
                 await self._apply(files)
+                await self._apply_optional()
+                if backfill and not self._filled:
+                    await self._backfill()
             finally:
                 await self._unlock()
         finally:
@@ -173,8 +184,18 @@ class SchemaRun:
 
     async def _renew(self) -> None:
         rows = await self._checked(RENEW_LOCK.format(self._keyspace), (LOCK_TTL_S, self._owner, self._owner))
-        if not rows[0][0]:
-            raise StoreRefused("another run took over the lock on the schema; run this again")
+        if not rows[0][0]:  # it ran out while Cassandra was away; what another run did meanwhile may be done again
+            rows = await self._checked(TAKE_LOCK.format(self._keyspace), (self._owner, LOCK_TTL_S))
+            if not rows[0][0] and self._owner not in rows[0]:
+                raise StoreRefused("another run took over the lock on the schema; run this again")
+        self._renewed_s = asyncio.get_running_loop().time()
+
+    async def _progress(self) -> None:
+        """Something long goes on: the wait is counted from here, and the lock is held."""
+        now_s = asyncio.get_running_loop().time()
+        self._deadline_s = now_s + self._wait_s
+        if now_s - self._renewed_s >= LOCK_TTL_S / 4:
+            await self._renew()
 
     async def _unlock(self) -> None:
         try:
@@ -191,9 +212,8 @@ class SchemaRun:
         await self._renew()
         await self._checked(f"ALTER KEYSPACE {self._keyspace} WITH replication = {wanted}")
         self._report(f"replication: changed from {current} to {wanted}")
-        self._report(
-            f"run `nodetool repair --full {self._settings.store.keyspace}` on every node: rows move only by it"
-        )
+        keyspace = self._settings.store.keyspace
+        self._report(f"run `nodetool repair --full {keyspace}` on every node: rows move only by it")
 
     async def _apply(self, files: Sequence[SchemaFile]) -> None:
         await self._renew()
@@ -204,10 +224,9 @@ class SchemaRun:
             if file not in pending:
                 self._report(f"{file.name}: in place")
                 continue
-            for statement in file.statements:
-                await self._renew()
-                # Table names in the files stand alone; the keyspace goes beside the statement.
-                await self._checked(statement, keyspace=self._settings.store.keyspace)
+            await self._apply_statements(file.statements)
+            if file.version == DIRECTORY_VERSION:
+                await self._backfill()
             record = (file.version, file.name, file.checksum)
             await self._checked(INSERT_VERSION.format(self._keyspace), record)
             self._report(f"{file.name}: applied, {len(file.statements)} statements")
@@ -215,25 +234,46 @@ class SchemaRun:
         if unknown:
             self._report(f"versions {unknown} were applied by a later release; this one works with what it knows")
 
+    async def _backfill(self) -> None:
+        await self._progress()
+
+        async def run(work: Callable[[Any], Any]) -> Any:
+            return await self._repeat(lambda: self._session.run_blocking(work), "the backfill")
+
+        count = await backfill(run, self._keyspace, self._settings.usage_bytes_max, self._progress)
+        self._filled = True
+        if count:
+            self._report(f"directory: made for {count} usages, which are counted anew")
+
+    async def _apply_optional(self) -> None:
+        if self._settings.patient_index == "on":
+            await self._apply_statements(split_statements(PATIENT_INDEX.read_text()))
+            self._report("patient index: in place; usages that were stored while it was off are not in it")
+
+    async def _apply_statements(self, statements: Sequence[str]) -> None:
+        for statement in statements:
+            await self._renew()
+            # Table names in the files stand alone; the keyspace goes beside the statement.
+            await self._checked(statement, keyspace=self._settings.store.keyspace)
+
     async def _replication(self) -> dict[str, str] | None:
         rows = await self._execute(SELECT_REPLICATION, (self._settings.store.keyspace,))
         return dict(rows[0][0]) if rows else None
 
-    async def _checked(
-        self, text: str, values: tuple[Any, ...] | None = None, keyspace: str | None = None
-    ) -> list[tuple[Any, ...]]:
-        """Every statement here can be repeated, so it is, until the time is up or Cassandra says that it is wrong."""
+    async def _checked(self, text: str, values: Values = None, keyspace: str | None = None) -> list[tuple[Any, ...]]:
+        return await self._repeat(lambda: self._execute(text, values, keyspace), " ".join(text.split())[:200])
+
+    async def _repeat(self, step: Callable[[], Awaitable[T]], what: str) -> T:
+        """Every step here can be repeated, so it is, until the time is up or Cassandra says that it is wrong."""
         while True:
             try:
-                return await self._execute(text, values, keyspace)
+                return await step()
             except RequestValidationException as error:
-                raise StoreRefused(f"{describe(error)} in: {' '.join(text.split())[:200]}") from error
+                raise StoreRefused(f"{describe(error)} in: {what}") from error
             except UNREACHABLE as error:
                 await self._wait(describe(error))
 
-    async def _execute(
-        self, text: str, values: tuple[Any, ...] | None = None, keyspace: str | None = None
-    ) -> list[tuple[Any, ...]]:
+    async def _execute(self, text: str, values: Values = None, keyspace: str | None = None) -> list[tuple[Any, ...]]:
         """Run one statement; after a change of the schema, wait until all nodes that are up agree on it."""
         statement = SimpleStatement(text, keyspace=keyspace)
 

@@ -53,6 +53,9 @@ DRIVER_GRACE_S = 0.5  # the driver keeps the time limits; this is for the day it
 EXECUTOR_THREADS = 4  # idle but for reconnects, of which one may hang for CONNECT_TIMEOUT_S
 STATEMENTS_IN_FLIGHT_MAX = 128
 
+_timestamp = threading.local()
+"""What the driver asks for while it makes a message, in whichever thread that is."""
+
 # The driver's ConnectionException is no DriverException.
 UNREACHABLE = (NoHostAvailable, DriverException, ConnectionException, ErrorMessage, OSError)
 """What connecting and preparing raise when it is Cassandra's or the network's doing; anything else is a bug of ours."""
@@ -114,6 +117,11 @@ class CassandraSession:
         """How many nodes the local data centre has, up or down."""
         return sum(host.datacenter == self.local_dc for host in self._cluster.metadata.all_hosts())
 
+    def nodes(self) -> dict[Any, bool]:
+        """The local data centre's nodes, as the driver's objects, and whether there is a connection to each."""
+        pools = self._open_pools()
+        return {host: host in pools for host in self._cluster.metadata.all_hosts() if host.datacenter == self.local_dc}
+
     async def execute(self, frame: Frame, deadline_s: float, *, idempotent: bool = True) -> Rows:
         """Run a statement until ``deadline_s`` (the loop's clock). Raises StoreRefused or StoreUnknown."""
         attempts: list[Outcome] = []
@@ -160,7 +168,11 @@ class CassandraSession:
     async def _send(self, frame: Frame, timeout_s: float, host: Any, tried: list[Any]) -> Rows:
         """The driver's own way, which prepares anew and asks the next host where one cannot be reached."""
         future: asyncio.Future[Rows] = self._loop.create_future()
-        response = self._session.execute_async(frame.statement(), timeout=timeout_s, host=host)
+        _timestamp.us = frame.timestamp_us
+        try:
+            response = self._session.execute_async(frame.statement(), timeout=timeout_s, host=host)
+        finally:
+            _timestamp.us = None
         response.add_callbacks(partial(self._answered, future), partial(self._failed, future))
         guard = self._loop.call_later(timeout_s + DRIVER_GRACE_S, _set_exception, future, TimeoutError())
         try:
@@ -264,9 +276,10 @@ def _connect(settings: Settings, connection_class: type[LoopConnection]) -> tupl
             executor_threads=EXECUTOR_THREADS,
             schema_metadata_enabled=False,
             monitor_reporting_enabled=False,
+            # The statement's own, or none: then it is the coordinator's. Clocks of web instances decide nothing.
+            timestamp_generator=lambda: getattr(_timestamp, "us", None),
         )
         session = cluster.connect()
-        session.use_client_timestamp = False  # clocks of web instances decide nothing
         cluster.register_listener(LogNodes())
     except UNREACHABLE as error:
         known = {host.datacenter for host in cluster.metadata.all_hosts()} - {None} if cluster else set()

@@ -11,39 +11,47 @@ import asyncio
 import contextlib
 import functools
 import sqlite3
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from service.errors import StoreError, StoreRefused, StoreUnknown
 from service.settings import Settings
-from service.store import ID_MAX, KeyedUsage, Put, Results, StoredUsage
+from service.store import (
+    ID_MAX,
+    Durability,
+    KeyedUsage,
+    ListedUsage,
+    Position,
+    Put,
+    Results,
+    StoredUsage,
+    sqlite_reading,
+    sqlite_schema,
+    sqlite_writing,
+)
+from service.store.sqlite_clock import StoreClock, wall_us
 from service.store.sqlite_worker import Worker
 
 T = TypeVar("T")
 Key = TypeVar("Key")
 
 CLOSE_TIMEOUT_S = 2.0
+DURABILITY = Durability(synced=True, acknowledging=1, replicas=1)
+"""Every connection has ``synchronous = FULL``: the log is fsynced at each commit. One file, no copy."""
 
-SCHEMA_VERSION = 1
-SCHEMA = """
-CREATE TABLE usages (id INTEGER PRIMARY KEY, usage TEXT NOT NULL, received_at_us INTEGER NOT NULL);
-CREATE TABLE keyed_usages (
-    key TEXT NOT NULL, digest BLOB NOT NULL, usage TEXT NOT NULL, received_at_us INTEGER NOT NULL,
-    PRIMARY KEY (key, digest)
-) WITHOUT ROWID;
-CREATE TABLE messages (digest BLOB PRIMARY KEY, message TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE id_ranges (name TEXT PRIMARY KEY, next INTEGER NOT NULL) WITHOUT ROWID;
-INSERT INTO id_ranges VALUES ('usages', 1);
-"""
+MIGRATION_TIMEOUT_S = 3600.0
+"""A file of an older version is brought up to date, or a patient index filled, in one transaction; some µs for each usage."""
 
 
 class SqliteStore:
     """The store protocol on a file; see :class:`service.store.Store` for the promises."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, clock: Callable[[], int] | None = None) -> None:
+        """``clock`` gives µs since the epoch; the system's when it is left out."""
         self.path = Path(settings.store.path)
+        self._clock = StoreClock(clock or wall_us)
+        self._patients = settings.patient_index == "on"
         self._busy_timeout_s = settings.sqlite_busy_timeout_s
         self._timeout_s = settings.store_timeout_s
         self._writer: Worker | None = None
@@ -59,7 +67,7 @@ class SqliteStore:
         # A thread of its own: a reader in WAL mode never waits for the writer's fsync.
         self._reader = Worker("sqlite-reader", self._connect)
         try:
-            await self._write(self._apply_schema)
+            await self._apply_schema()
         except StoreError:
             await self.close()
             raise
@@ -69,6 +77,12 @@ class SqliteStore:
         for worker in workers:
             if worker is not None:
                 await asyncio.to_thread(worker.close, CLOSE_TIMEOUT_S)
+
+    def now_us(self) -> int:
+        return self._clock.latest_us()
+
+    def durability(self) -> Durability:
+        return DURABILITY
 
     async def lease_ids(self, count: int) -> int:
         def work(connection: sqlite3.Connection) -> int:
@@ -85,30 +99,24 @@ class SqliteStore:
         await self._write(lambda connection: connection.execute(sql, (first, end)).close())
 
     async def put_usages(self, group: Sequence[tuple[int, bytes]]) -> Results[None]:
-        sql = "INSERT INTO usages VALUES (?, CAST(? AS TEXT), ?)"
-
         def work(connection: sqlite3.Connection) -> list[None]:
-            now_us = _now_us()
-            connection.executemany(sql, [(id_, usage, now_us) for id_, usage in group])
-            return [None] * len(group)
+            return sqlite_writing.put_usages(connection, group, self._clock.write_us(), patients=self._patients)
 
         return await self._write_group(group, work)
 
     async def put_keyed_usages(self, group: Sequence[KeyedUsage]) -> Results[Put]:
         def work(connection: sqlite3.Connection) -> list[Put]:
-            return [put(connection, item) for item in group]
-
-        def put(connection: sqlite3.Connection, item: KeyedUsage) -> Put:
-            found = connection.execute("SELECT digest FROM keyed_usages WHERE key = ?", (item.key,)).fetchone()
-            if found is not None:
-                return Put.DUPLICATE if found[0] == item.digest else Put.CONFLICT
-            connection.execute(
-                "INSERT INTO keyed_usages VALUES (?, ?, CAST(? AS TEXT), ?)",
-                (item.key, item.digest, item.usage, _now_us()),
-            )
-            return Put.CREATED
+            return sqlite_writing.put_keyed_usages(connection, group, self._clock.write_us(), patients=self._patients)
 
         return await self._write_group(group, work)
+
+    async def delete_usages(self, ids: Sequence[int]) -> Results[bool]:
+        work = functools.partial(sqlite_writing.delete_usages, ids=ids, patients=self._patients)
+        return await self._write_group(ids, work)
+
+    async def delete_keyed_usages(self, keys: Sequence[str]) -> Results[bool]:
+        work = functools.partial(sqlite_writing.delete_keyed_usages, keys=keys, patients=self._patients)
+        return await self._write_group(keys, work)
 
     async def get_usages(self, ids: Sequence[int]) -> Results[StoredUsage | None]:
         sql = "SELECT CAST(usage AS BLOB), received_at_us FROM usages WHERE id = ?"
@@ -128,6 +136,25 @@ class SqliteStore:
             return [StoredUsage(*row) for row in connection.execute(sql, (key,))]
 
         return await self._read_group(keys, look_up)
+
+    async def read_usages(self, after: Position, until_us: int, page: int) -> AsyncIterator[Sequence[ListedUsage]]:
+        while True:
+            work = functools.partial(sqlite_reading.list_page, after=after, until_us=until_us, page=page)
+            rows = await self._read(work)
+            if rows:
+                yield rows
+            if len(rows) < page:
+                return
+            after = rows[-1].position
+
+    async def count_usages(self, from_us: int, until_us: int) -> Mapping[int, int]:
+        return await self._read(functools.partial(sqlite_reading.count, from_us=from_us, until_us=until_us))
+
+    async def read_patient(self, patient_id: str, after: bytes, limit: int) -> tuple[Sequence[ListedUsage], bytes]:
+        if not self._patients:
+            raise StoreRefused("there is no patient index; the setting patient_index switches it on")
+        work = functools.partial(sqlite_reading.patient_page, patient_id=patient_id, after=after, limit=limit)
+        return await self._read(work)
 
     async def put_messages(self, group: Sequence[tuple[bytes, bytes]]) -> Results[None]:
         sql = "INSERT OR IGNORE INTO messages VALUES (?, CAST(? AS TEXT))"
@@ -174,14 +201,28 @@ class SqliteStore:
         except StoreError as error:
             return [error] * len(keys)
 
-    async def _run(self, worker: Worker | None, work: Callable[[sqlite3.Connection], T]) -> T:
+    async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """All that ``work`` reads is one state of the file."""
+
+        def snapshot(connection: sqlite3.Connection) -> T:
+            connection.execute("BEGIN")
+            try:
+                return work(connection)
+            finally:
+                _roll_back(connection)
+
+        return await self._run(self._reader, snapshot)
+
+    async def _run(
+        self, worker: Worker | None, work: Callable[[sqlite3.Connection], T], timeout_s: float | None = None
+    ) -> T:
         if worker is None:
             raise StoreRefused("the store is not open")
         if worker.is_stuck():
             raise StoreRefused("an earlier transaction has not ended")
         job = worker.submit(work)
         future = asyncio.wrap_future(job)
-        done, _ = await asyncio.wait({future}, timeout=self._timeout_s)
+        done, _ = await asyncio.wait({future}, timeout=timeout_s or self._timeout_s)
         if not done:
             if worker.give_up(job):
                 raise StoreRefused("an earlier transaction has not ended")
@@ -219,15 +260,17 @@ class SqliteStore:
             raise
         return connection
 
-    def _apply_schema(self, connection: sqlite3.Connection) -> None:
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version == SCHEMA_VERSION:
-            return
-        if version:
-            raise StoreRefused(f"{self.path} has schema version {version}, this service knows {SCHEMA_VERSION}")
-        for statement in SCHEMA.split(";"):
-            connection.execute(statement)
-        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    async def _apply_schema(self) -> None:
+        pending = await self._run(self._writer, self._is_to_be_changed)
+        apply = functools.partial(sqlite_schema.apply, patients=self._patients)
+        work = functools.partial(self._transaction, apply)
+        await self._run(self._writer, work, MIGRATION_TIMEOUT_S if pending else None)
+        self._clock.stored(await self._read(sqlite_reading.last_time_us))
+
+    def _is_to_be_changed(self, connection: sqlite3.Connection) -> bool:
+        """Whether usages that are there have to be gone through."""
+        version = sqlite_schema.version_of(connection)
+        return version == 1 or (version > 1 and self._patients != sqlite_schema.has_patients(connection))
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:
@@ -235,7 +278,3 @@ def _roll_back(connection: sqlite3.Connection) -> None:
         # Where this fails SQLite has rolled back by itself, or the next BEGIN says what is wrong.
         with contextlib.suppress(sqlite3.Error):
             connection.execute("ROLLBACK")
-
-
-def _now_us() -> int:
-    return time.time_ns() // 1000

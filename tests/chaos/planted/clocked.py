@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
+from typing import ClassVar
 
 from service.settings import Settings
 from service.store import Results
-from service.store.cassandra import STATEMENTS, CassandraStore
+from service.store.cassandra import CassandraStore
 from service.store.cassandra_bind import bigint
-from service.store.cassandra_link import CassandraLink
+from service.store.cassandra_statements import STATEMENTS
 
 SLOW_S = 3600.0
 SLOW = "web2"
@@ -20,11 +21,14 @@ SLOW = "web2"
 class ClientTimestamps(CassandraStore):
     """Every INSERT and DELETE of a message says USING TIMESTAMP, with the time of this web instance."""
 
+    statements: ClassVar[Mapping[str, str]] = {
+        **STATEMENTS,
+        "insert_message": f"{STATEMENTS['insert_message']} USING TIMESTAMP ?",
+    }
+
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self._slow_s = SLOW_S if PurePath(settings.listen_unix).stem == SLOW else 0.0
-        insert = f"{STATEMENTS['insert_message']} USING TIMESTAMP ?"
-        self._link = CassandraLink(settings, {**STATEMENTS, "insert_message": insert})
 
     async def put_messages(self, group: Sequence[tuple[bytes, bytes]]) -> Results[None]:
         """With the time of this clock."""

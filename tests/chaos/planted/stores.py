@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from service.store import KeyedUsage, Put, Results, Store, StoredUsage
+from service.store import Durability, KeyedUsage, ListedUsage, Position, Put, Results, Store, StoredUsage
 
 Item = TypeVar("Item")
 Done = TypeVar("Done")
@@ -36,6 +36,12 @@ class Around:
     async def close(self) -> None:
         await self.store.close()
 
+    def now_us(self) -> int:
+        return self.store.now_us()
+
+    def durability(self) -> Durability:
+        return self.store.durability()
+
     async def lease_ids(self, count: int) -> int:
         return await self.store.lease_ids(count)
 
@@ -56,6 +62,21 @@ class Around:
 
     async def get_keyed_usages(self, keys: Sequence[str]) -> Results[Sequence[StoredUsage]]:
         return await self.store.get_keyed_usages(keys)
+
+    def read_usages(self, after: Position, until_us: int, page: int) -> AsyncIterator[Sequence[ListedUsage]]:
+        return self.store.read_usages(after, until_us, page)
+
+    async def count_usages(self, from_us: int, until_us: int) -> Mapping[int, int]:
+        return await self.store.count_usages(from_us, until_us)
+
+    async def read_patient(self, patient_id: str, after: bytes, limit: int) -> tuple[Sequence[ListedUsage], bytes]:
+        return await self.store.read_patient(patient_id, after, limit)
+
+    async def delete_usages(self, ids: Sequence[int]) -> Results[bool]:
+        return await self.store.delete_usages(ids)
+
+    async def delete_keyed_usages(self, keys: Sequence[str]) -> Results[bool]:
+        return await self.store.delete_keyed_usages(keys)
 
     async def get_messages(self, digests: Sequence[bytes]) -> Results[bytes | None]:
         return await self.store.get_messages(digests)
