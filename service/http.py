@@ -9,7 +9,7 @@ import asyncio
 import http
 import os
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
 from itertools import count
 from typing import Any, TypeAlias
 
@@ -47,6 +47,19 @@ class Response:
         self.status = status
         self.body = body
         self.headers = headers
+
+
+class Streamed(Response):
+    """An answer whose body comes in parts: ``body`` is the first of them, ``parts`` the rest. Its status is settled by then.
+
+    An exception of ``parts`` ends the connection before the body's end, so that nobody takes what was sent for the whole.
+    """
+
+    __slots__ = ("parts",)
+
+    def __init__(self, status: int, body: bytes, headers: list[Header], parts: AsyncGenerator[bytes, None]) -> None:
+        super().__init__(status, body, headers)
+        self.parts = parts
 
 
 class Request:
@@ -158,8 +171,8 @@ def is_visible_ascii(text: bytes) -> bool:
     return _visible(text) is not None
 
 
-def problem_response(problem: Problem, request_id: str, retry_after_s: int) -> Response:
-    """RFC 9457. A 503 carries Retry-After, in whole seconds."""
+def problem_document(problem: Problem, request_id: str) -> dict[str, Any]:
+    """The members of an RFC 9457 document."""
     document: dict[str, Any] = {
         "type": "about:blank",
         "title": http.HTTPStatus(problem.status).phrase,
@@ -172,7 +185,12 @@ def problem_response(problem: Problem, request_id: str, retry_after_s: int) -> R
         document["field"] = problem.field
     if problem.extra:
         document.update(problem.extra)
+    return document
+
+
+def problem_response(problem: Problem, request_id: str, retry_after_s: int) -> Response:
+    """RFC 9457. A 503 carries Retry-After, in whole seconds."""
     headers = [PROBLEM, *problem.headers]
     if problem.status in (429, 503):
         headers.append((b"retry-after", str(retry_after_s).encode()))
-    return Response(problem.status, msgspec.json.encode(document), headers)
+    return Response(problem.status, msgspec.json.encode(problem_document(problem, request_id)), headers)

@@ -68,6 +68,7 @@ QUEUE_BYTES = Gauge(
 REFUSED = Counter(
     "busyapi_refused", "Requests that were answered with a problem, by code.", ["code"], registry=REGISTRY
 )
+BATCH_ITEMS = Counter("busyapi_batch_items", "Items of batches, by what became of them.", ["result"], registry=REGISTRY)
 IDS_REMAINING = Gauge(
     "busyapi_ids_remaining", "Leased ids not handed out yet.", multiprocess_mode="livesum", registry=REGISTRY
 )

@@ -48,7 +48,7 @@ def _any_int(digits: str) -> int:
     return int(digits) if len(digits) < 400 else 0
 
 
-def check_usage(body: bytes) -> None:
+def check_usage(body: bytes) -> dict[str, Any]:
     """A usage is any JSON object; the fields that are known are checked when present. Raises Problem 400 or 422."""
     usage = json_object(body)
     if "patientId" in usage:
@@ -62,6 +62,7 @@ def check_usage(body: bytes) -> None:
         raise _invalid("timestamp", "timestamp must be a string or a number.")
     if "medication" in usage and type(usage["medication"]) is not str:
         raise _invalid("medication", "medication must be a string.")
+    return usage
 
 
 def message_text(body: bytes, bytes_max: int) -> bytes:
