@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from service import openapi_batch, openapi_reading
+from service.openapi_parts import ACK
+from service.openapi_parts import json_content as _json
+from service.openapi_parts import ok as _ok
+from service.openapi_parts import parameter as _parameter
+from service.openapi_parts import problems as _problems
+from service.openapi_parts import ref as _ref
+
 USAGE_EXAMPLE = {
     "patientId": "100",
     "timestamp": "Tue Nov 01 2016 09:11:51 GMT-0500 (CDT)",
@@ -46,6 +54,8 @@ SCHEMAS: dict[str, Any] = {
             },
         },
     },
+    **openapi_batch.SCHEMAS,
+    **openapi_reading.SCHEMAS,
     "Message": {
         "type": "object",
         "required": ["message"],
@@ -71,57 +81,12 @@ SCHEMAS: dict[str, Any] = {
 }
 
 
-def _ref(name: str) -> dict[str, str]:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def _json(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"application/json": {"schema": schema}}
-
-
-def _ok(description: str, properties: dict[str, Any] | None = None, **headers: str) -> dict[str, Any]:
-    answer: dict[str, Any] = {"description": description}
-    if properties is not None:
-        answer["content"] = _json({"type": "object", "required": list(properties), "properties": properties})
-    if headers:
-        answer["headers"] = {
-            name.replace("_", "-"): {"description": text, "schema": {"type": "string"}}
-            for name, text in headers.items()
-        }
-    return answer
-
-
-PROBLEMS = {
-    "400": "Not JSON, not an object, or a header that is no HTTP",
-    "404": "Not there",
-    "413": "Larger than this resource takes",
-    "415": "Not application/json, or compressed",
-    "422": "A field of the wrong type or value; `field` names it",
-    "503": "Certainly not stored; Retry-After says when to try again",
-    "504": "The store did not answer in time: unknown",
-}
-
-
-def _problems(*statuses: str) -> dict[str, Any]:
-    return {
-        status: {
-            "description": PROBLEMS[status],
-            "content": {"application/problem+json": {"schema": _ref("Problem")}},
-            **({"headers": {"Retry-After": {"schema": {"type": "integer"}}}} if status == "503" else {}),
-        }
-        for status in statuses
-    }
-
-
-def _parameter(name: str, where: str, schema: dict[str, Any], description: str) -> dict[str, Any]:
-    return {"name": name, "in": where, "required": where == "path", "schema": schema, "description": description}
-
-
 _DIGEST = _parameter("digest", "path", {"type": "string", "example": DIGEST_EXAMPLE}, "sha256 of the message, in hex")
 _STORED = {"description": "The usage", "content": _json(_ref("StoredUsage"))}
 
 HOT_PATHS: dict[str, Any] = {
     "/api/usages": {
+        "get": openapi_reading.LIST,
         "post": {
             "operationId": "post_usage",
             "tags": ["usages"],
@@ -137,33 +102,38 @@ HOT_PATHS: dict[str, Any] = {
             ],
             "requestBody": {"required": True, "content": _json(_ref("Usage"))},
             "responses": {
-                "201": _ok("Stored", {"id": {"type": ["integer", "string"]}}, Location="Where to read it"),
+                "201": _ok("Stored", {"id": {"type": ["integer", "string"]}}, Location="Where to read it", Ack=ACK),
                 "200": _ok(
                     "Stored before, under the same key with the same body",
                     {"id": {"type": "string"}, "duplicate": {"const": True}},
                     Location="Where to read it",
+                    Ack=ACK,
                 ),
                 **_problems("400", "413", "415", "422", "503", "504"),
             },
-        }
+        },
     },
+    "/api/usages/batch": {"post": openapi_batch.POST},
+    "/api/usages/count": {"get": openapi_reading.COUNT},
     "/api/usages/{id}": {
+        "delete": openapi_reading.DELETE,
         "get": {
             "operationId": "get_usage",
             "tags": ["usages"],
             "summary": "Read a usage by its id",
             "parameters": [_parameter("id", "path", {"type": "string", "example": "22954"}, "An integer id")],
             "responses": {"200": _STORED, **_problems("400", "404", "503", "504")},
-        }
+        },
     },
     "/api/usages/keys/{key}": {
+        "delete": openapi_reading.DELETE_BY_KEY,
         "get": {
             "operationId": "get_usage_by_key",
             "tags": ["usages"],
             "summary": "Read a usage by the client's key",
             "parameters": [_parameter("key", "path", {"type": "string", "example": "order-1"}, "Percent-encoded")],
             "responses": {"200": _STORED, **_problems("400", "404", "503", "504")},
-        }
+        },
     },
     "/messages": {
         "post": {

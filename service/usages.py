@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from urllib.parse import quote
 
 import msgspec
@@ -15,6 +14,7 @@ from service.group_commit import GroupCommit, Limits, Sink
 from service.http import JSON, Request, Response
 from service.ids import IdAllocator
 from service.store import ID_MAX, KeyedUsage, Put, Results, Store, StoredUsage
+from service.timespan import rfc3339
 
 Observe = Callable[[str, int, float], None]
 
@@ -96,11 +96,6 @@ class Usages:
 
 def _document(id_: bytes, stored: Sequence[StoredUsage]) -> bytes:
     """The first received, then the others; the usages' own bytes go in as they are, they are JSON."""
-    first, *others = (b'"received_at": "%b", "usage": %b' % (_rfc3339(row.received_at_us), row.usage) for row in stored)
+    first, *others = (b'"received_at": "%b", "usage": %b' % (rfc3339(row.received_at_us), row.usage) for row in stored)
     conflicts = b', "conflicts": [%b]' % b", ".join(b"{%b}" % row for row in others) if others else b""
     return b'{"id": %b, %b%b}' % (id_, first, conflicts)
-
-
-def _rfc3339(us: int) -> bytes:
-    seconds, micros = divmod(us, 1_000_000)
-    return b"%b.%06dZ" % (datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode(), micros)

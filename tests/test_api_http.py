@@ -35,7 +35,8 @@ JSON: Headers = [("Content-Type", "application/json")]
 LONG_WAY: Headers = [*JSON, LONG]
 ways = pytest.mark.parametrize("headers", [JSON, LONG_WAY], ids=["short", "long"])
 
-GETS = ["/livez", "/readyz", "/metrics", "/openapi.json", "/docs", "/api/usages/1", "/api/usages/keys/k", "/messages/x"]
+GETS = ["/livez", "/readyz", "/metrics", "/openapi.json", "/docs", "/messages/x"]
+GETS += ["/api/usages", "/api/usages/count", "/api/usages/1", "/api/usages/keys/k"]
 
 
 # --- paths and methods
@@ -57,9 +58,11 @@ def test_an_unknown_path_is_a_404(connection: Connection, method: str, target: s
 @pytest.mark.parametrize(
     ("target", "allow"),
     [
-        ("/api/usages", {"POST"}),
-        ("/api/usages/1", {"GET", "HEAD"}),
-        ("/api/usages/keys/k", {"GET", "HEAD"}),
+        ("/api/usages", {"GET", "HEAD", "POST"}),
+        ("/api/usages/count", {"GET", "HEAD"}),
+        ("/api/usages/batch", {"POST"}),
+        ("/api/usages/1", {"GET", "HEAD", "DELETE"}),
+        ("/api/usages/keys/k", {"GET", "HEAD", "DELETE"}),
         ("/messages", {"POST"}),
         ("/messages/" + "a" * 64, {"GET", "HEAD", "DELETE"}),
         ("/livez", {"GET", "HEAD"}),

@@ -305,7 +305,7 @@ def test_a_read_shows_both_bodies_that_raced_under_one_key(instance: WebInstance
     """The first received is the usage, the others are conflicts; planted, as SQLite's own lock lets no such race be."""
     database = sqlite3.connect(instance.store_path)
     rows = [("two", b"2", '{"n": 2}', 1_700_000_000_000_002), ("two", b"1", '{"n": 1}', 1_700_000_000_000_001)]
-    database.executemany("INSERT INTO keyed_usages VALUES (?, ?, ?, ?)", rows)
+    database.executemany("INSERT INTO keyed_usages (key, digest, usage, received_at_us) VALUES (?, ?, ?, ?)", rows)
     database.commit()
     database.close()
     assert instance.request("GET", "/api/usages/keys/two").json() == {
