@@ -1,4 +1,4 @@
-"""The command line: serve, schema, check."""
+"""The command line: serve, schema, check; import and export, which are clients."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from service import __version__
 from service.errors import StoreError
 from service.logs import set_up_logs
 from service.settings import SettingError, Settings, declared, read_settings, unknown, variable
+from service.transfer.commands import add_commands
 
 if TYPE_CHECKING:
     from service.store import Store
@@ -28,6 +29,8 @@ EXIT_WRONG_SETTING = 2
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit status: 0, 1 when it failed, 2 when a setting or an argument is wrong."""
     options = parser().parse_args(arguments)
+    if "client" in options:
+        return int(options.client(options))  # of no setting's business: what it speaks to has its own
     given = {name: value for name, value in vars(options).items() if name.startswith("BUSYAPI_") and value is not None}
     try:
         settings = read_settings({**os.environ, **given})
@@ -67,10 +70,21 @@ def parser() -> argparse.ArgumentParser:
         "schema", help="create or update the store's tables; safe to repeat, and from several places"
     )
     schema.add_argument("--wait", type=float, default=60.0, metavar="S", help="wait so long for the store (default 60)")
+    schema.add_argument(
+        "--backfill",
+        action="store_true",
+        help="Cassandra: also list and count what instances of a release without the directory stored; at any time, again",
+    )
     schema.set_defaults(command=run_schema)
 
-    check = commands.add_parser("check", help="are the settings right and the store reachable? The exit status tells")
+    check = commands.add_parser(
+        "check",
+        help="what is an acknowledgement worth? Settings, store, schema, nodes; the exit status tells",
+        description="Ask the store and each of its nodes what an acknowledged write is worth, and what to mend.",
+        epilog="exit status: 0 an acknowledged write is fsynced, and all is in place; 1 it is not; 2 a wrong setting.",
+    )
     check.set_defaults(command=run_check)
+    add_commands(commands)
     return top
 
 
@@ -116,7 +130,7 @@ def run_schema(settings: Settings, options: argparse.Namespace) -> int:
         if settings.store.scheme == "cassandra":
             from service.store.cassandra_schema import apply_schema
 
-            asyncio.run(apply_schema(settings, wait_s=options.wait, report=print))
+            asyncio.run(apply_schema(settings, wait_s=options.wait, report=print, backfill=options.backfill))
         else:
             asyncio.run(_open_and_close(settings))
             print(f"{settings.store}: the schema is in place")
@@ -127,15 +141,23 @@ def run_schema(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def run_check(settings: Settings, _: argparse.Namespace) -> int:
-    """Settings were read already; open the store."""
+    """Settings were read already; look at the store."""
+    from service.check import check
+
     print("settings: right")
     try:
-        asyncio.run(_open_and_close(settings))
+        findings = asyncio.run(check(settings))
     except StoreError as error:
         print(f"store {settings.store}: {error}", file=sys.stderr)
         return EXIT_FAILED
     print(f"store {settings.store}: reachable, schema in place")
-    return 0
+    for line in findings.lines:
+        print(line)
+    for line in findings.warnings:
+        print(f"warning: {line}", file=sys.stderr)
+    for line in findings.faults:
+        print(f"busyapi: {line}", file=sys.stderr)
+    return EXIT_FAILED if findings.faults else 0
 
 
 async def _open_and_close(settings: Settings) -> None:

@@ -177,7 +177,7 @@ class Protocol(HttpToolsProtocol):
         """Answer a usage that is on disk."""
         sent = cycle.x_request_id
         answer = CREATED % (
-            _head_of_all(self.server_state.default_headers),
+            _heads(self.server_state.default_headers, self._serving)[2],
             id_,
             len(str(id_)) + 8,
             request_id(sent).encode(),
@@ -249,6 +249,8 @@ class Protocol(HttpToolsProtocol):
         """The parser has begun a request: what follows is its until the request is whole."""
         self._between_requests = False
         super().on_message_begin()
+        # An answer in parts may have to end its connection: ASGI has no word for that.
+        self.scope["extensions"] = {"connection": {"transport": self.transport}}
 
     def on_headers_complete(self) -> None:
         """A request that offers an upgrade comes again, without the offer."""
@@ -292,18 +294,24 @@ class Protocol(HttpToolsProtocol):
         return b"HTTP/1.1 %d %b\r\n%b%b\r\n%b" % (
             response.status,
             http.HTTPStatus(response.status).phrase.encode(),
-            _head_of_all(self.server_state.default_headers),
+            _heads(self.server_state.default_headers, self._serving)[1],
             b"".join([b"%b: %b\r\n" % header for header in headers]),
             response.body,
         )
 
 
-_rendered: tuple[list[tuple[bytes, bytes]], bytes] = ([], b"")
+_rendered: tuple[list[tuple[bytes, bytes]], bytes, bytes] = ([], b"", b"")
 
 
-def _head_of_all(default_headers: list[tuple[bytes, bytes]]) -> bytes:
-    """The headers of every answer (the date) as bytes; uvicorn makes a new list of them once a second."""
+def _heads(default_headers: list[tuple[bytes, bytes]], serving: Serving) -> tuple[Any, bytes, bytes]:
+    """The headers of every answer (the date) as uvicorn has them, as bytes, and as bytes with the Ack header.
+
+    uvicorn makes a new list of them once a second: only then the Ack is looked at, and costs a request nothing.
+    """
     global _rendered  # noqa: PLW0603 - a cache of one
     if default_headers is not _rendered[0]:
-        _rendered = (default_headers, b"".join([b"%b: %b\r\n" % header for header in default_headers]))
-    return _rendered[1]
+        acks = serving.instance.acks
+        acks.refresh()
+        head = b"".join([b"%b: %b\r\n" % header for header in default_headers])
+        _rendered = (default_headers, head, head + acks.line)
+    return _rendered
