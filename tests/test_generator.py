@@ -517,7 +517,7 @@ def test_the_generator_ends_with_whoever_started_it(tmp_path: Path):
         (["--connections", "1.5"], "whole number"),
         (["--seconds", "0"], "--seconds"),
         (["--seconds", "nan"], "--seconds"),
-        (["--mode", "put"], "--mode is post, keyed, messages or get, not put"),
+        (["--mode", "put"], "--mode is post, keyed, messages, get, batch, batch_lines or batch_keyed, not put"),
         (["--prot", "80"], "there is no option --prot"),
         (["--port", "80", "more"], "more is no option"),
         (["--port", "80", "--connections", "1", "--seconds", "1", "--path", "x"], "--path"),
@@ -540,7 +540,7 @@ def test_help_lists_every_option():
     """What one can type, without opening a file."""
     result = program("--help")
     assert result.returncode == 0
-    names = "host port connections seconds warmup mode path body ids rps progress interval parent"
+    names = "host port connections seconds warmup mode items path body ids rps progress interval parent"
     assert all(f"--{name}" in result.stdout for name in names.split())
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from loadtest.benchmark import endurance, plan, report, scaling, sections, table
+from loadtest.benchmark import endurance, plan, report, scaling, sections, streaming, table
 from loadtest.benchmark.bench import Bench, Section
 from loadtest.benchmark.progress import Progress
 from loadtest.benchmark.results import Results
@@ -26,6 +26,8 @@ RUN: Mapping[str, Section] = {
     "idle": sections.idle,
     "curve": sections.curve,
     "headline": sections.headline,
+    "batches": sections.batches,
+    "stream": streaming.stream,
     "stall": endurance.stall,
     "memory": endurance.memory,
     "scaling": scaling.scaling,
@@ -48,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--connections", type=_at_least(int, 1), metavar="N", help="of each measurement (default 256)")
     top.add_argument("--warmup-seconds", type=_at_least(float, 0.1), metavar="S", help="of the durable stack (40)")
     top.add_argument("--memory-seconds", type=_at_least(float, 1), metavar="S", help="of full load (default 600)")
+    top.add_argument("--stream-megabytes", type=_at_least(float, 1), metavar="MB", help="through one connection (1000)")
     top.add_argument("--stall-seconds", type=_at_least(float, 1), metavar="S", help="that the store is away (15)")
     top.add_argument("--share", type=_at_least(float, 0.01), metavar="PART", help="of a core, for scaling (0.1)")
     top.add_argument("--only", type=_names, default=(), metavar="NAME,...", help="these rows and sections alone")
@@ -79,6 +82,7 @@ def plan_of(said: argparse.Namespace) -> plan.Plan:
         "connections": said.connections,
         "warmup_s": said.warmup_seconds,
         "memory_s": said.memory_seconds,
+        "stream_mb": said.stream_megabytes,
         "stall_s": said.stall_seconds,
         "share": said.share,
     }

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from loadtest.benchmark import environment, rows
-from loadtest.benchmark.measuring import Case, Measured, Measurer
+from loadtest.benchmark.measuring import Case, Measurer
 from loadtest.benchmark.plan import CASES, SECTIONS, Plan
 from loadtest.benchmark.progress import Progress
 from loadtest.benchmark.results import (
@@ -22,16 +22,37 @@ from loadtest.benchmark.results import (
     StallPoint,
 )
 from loadtest.benchmark.subjects import Subjects
+from loadtest.benchmark.targets import BATCH_ITEMS
 from loadtest.generator import Mode
 from loadtest.report.tables import number
 
-SUBJECT_OF = {"keyed": "durable", "messages": "durable", "messages_plain": "plain_fastapi", "client": "durable"}
+SUBJECT_OF = {
+    "keyed": "durable",
+    "messages": "durable",
+    "messages_plain": "plain_fastapi",
+    "client": "durable",
+    "batch": "durable",
+    "batch_lines": "durable",
+    "batch_keyed": "durable",
+    "stream": "durable",
+}
 """The server of a case that has another name."""
-MODES: dict[str, Mode] = {"keyed": "keyed", "messages": "messages", "messages_plain": "messages"}
+MODES: dict[str, Mode] = {
+    "keyed": "keyed",
+    "messages": "messages",
+    "messages_plain": "messages",
+    "batch": "batch",
+    "batch_lines": "batch_lines",
+    "batch_keyed": "batch_keyed",
+}
 NAMES = {
     "keyed": "Durable, with a UUIDv7 Idempotency-Key",
     "messages": "Messages: HAProxy, 2 web instances, Cassandra",
     "messages_plain": "Messages, plain FastAPI, a statement for each request",
+    "batch": f"A usage of an array of {BATCH_ITEMS}, durable",
+    "batch_lines": f"A usage of {BATCH_ITEMS} as NDJSON, durable",
+    "batch_keyed": f"A usage of an array of {BATCH_ITEMS}, each with a UUIDv7 key, durable",
+    "stream": "A usage of one long NDJSON stream, durable",
 }
 
 
@@ -43,6 +64,8 @@ class Found:
     curve: list[CurvePoint] = field(default_factory=list)
     memory: list[MemoryPoint] = field(default_factory=list)
     memory_summary: dict[str, Scalar] = field(default_factory=dict)
+    stream: list[MemoryPoint] = field(default_factory=list)
+    stream_summary: dict[str, Scalar] = field(default_factory=dict)
     stall: list[StallPoint] = field(default_factory=list)
     stall_summary: dict[str, Scalar] = field(default_factory=dict)
     headline: list[Headline] = field(default_factory=list)
@@ -91,10 +114,14 @@ class Bench:
             case,
             f"warm-up/{subject}/{case.mode}",
             0,
-            self.plan.connections,
+            self.connections(case),
             self.plan.warmup_s if (subject, case.mode) == ("durable", "post") else self.plan.other_warmup_s,
             on_progress=lambda _, answers: self.progress.tick(f"{what}: {answers:,}/s"),
         )
+
+    def connections(self, case: Case) -> int:
+        """Of a load of this kind."""
+        return self.plan.batch_connections if case.items else self.plan.connections
 
     def stop(self, *subjects: str) -> None:
         """Stop servers; they will be cold when they come back."""
@@ -107,13 +134,12 @@ class Bench:
             for case in cases:
                 self.progress.step(f"{section}, round {turn + 1} of {rounds}: {case.name}")
                 measured = self.measurer.measure(
-                    case, rows.key(section, case.key, turn), turn, self.plan.connections, seconds, fully=turn == 0
+                    case, rows.key(section, case.key, turn), turn, self.connections(case), seconds, fully=turn == 0
                 )
-                self.keep(measured, section, turn)
+                self.keep(measured.measurement, section, turn)
 
-    def keep(self, measured: Measured, section: str, turn: int) -> None:
+    def keep(self, found: Measurement, section: str, turn: int) -> None:
         """Put a measurement into the results and say what it was."""
-        found = measured.measurement
         self.found.measurements.append(found)
         self.progress.say(f"{section} {turn + 1}: {said(found)}")
 
@@ -134,6 +160,7 @@ class Bench:
                 "rounds": plan.rounds,
                 "seconds of each measurement": plan.seconds,
                 "connections": plan.connections,
+                "connections, and usages of each batch": f"{plan.batch_connections}, {BATCH_ITEMS}",
                 "web instances": 2,
                 "Cassandra nodes": 1,
                 "seconds of warm-up of the durable stack": plan.warmup_s,
@@ -146,6 +173,8 @@ class Bench:
             scaling=tuple(rows.scaling_points(measurements, machine.cores)),
             memory=tuple(found.memory),
             memory_summary=found.memory_summary,
+            stream=tuple(found.stream),
+            stream_summary=found.stream_summary,
             stall=tuple(found.stall),
             stall_summary=found.stall_summary,
             headline=tuple(found.headline),

@@ -108,18 +108,18 @@ def scaling_figure(results: Results) -> str:
     )
 
 
-def memory_figure(results: Results) -> str:
-    """Resident memory of each web instance under a steady load, and the load."""
-    load = tuple(Point(each.seconds, each.per_second) for each in results.memory)
+def memory_figure(points: Sequence[MemoryPoint], what: str) -> str:
+    """Resident memory of each web instance under ``what``, and the load."""
+    load = tuple(Point(each.seconds, each.per_second) for each in points)
     rate = [Series("answers with a 2xx", load, GREY, markers=False)]
-    lines = _resident(results.memory)
+    lines = _resident(points)
     memory = line_chart(
         "Resident memory over time", _SECONDS, Axis("resident memory of each", "MiB"), lines, height=260
     )
     answers = line_chart(
         "Throughput over time", _SECONDS, Axis("answers with a 2xx", "per second", count=3), rate, height=170
     )
-    return figure("Resident memory under a steady load", memory + answers, line_legend(lines))
+    return figure(f"Resident memory under {what}", memory + answers, line_legend(lines))
 
 
 def stall_figure(results: Results) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +14,14 @@ from loadtest.benchmark.counting import SeenIds, Sent, Store
 from loadtest.benchmark.progress import Progress
 from loadtest.benchmark.results import GENERATOR, Latency, Measurement
 from loadtest.benchmark.subjects import Running, Subjects
+from loadtest.benchmark.targets import BATCH_ITEMS
 from loadtest.generator import Load, Mode, Outcome, run
 from loadtest.report.tables import number
 
 UNKNOWN = frozenset({500, 502, 504})
 """Answers that leave open whether anything was stored."""
+BATCHES: Mapping[Mode, Mode] = {"batch": "post", "batch_lines": "post", "batch_keyed": "keyed"}
+"""Loads of many usages in a request, and the load of one whose rows theirs are like."""
 OTHERS_SHARE = 0.10
 """Of all cores: what is used by processes that belong to no measurement is worth a note from here on."""
 
@@ -35,12 +38,21 @@ class Case:
     @property
     def store(self) -> Store | None:
         """Where the rows of this kind of load are; messages are gone when it ends."""
-        return {"post": self.running.store, "keyed": self.running.keyed_store}.get(self.mode)
+        return {"post": self.running.store, "keyed": self.running.keyed_store}.get(self._rows)
 
     @property
     def ids(self) -> SeenIds | None:
         """The ids that were seen, where there are some."""
-        return self.running.ids if self.mode == "post" else None
+        return self.running.ids if self._rows == "post" else None
+
+    @property
+    def items(self) -> int | None:
+        """Usages of each request, where it is a batch."""
+        return BATCH_ITEMS if self.mode in BATCHES else None
+
+    @property
+    def _rows(self) -> Mode:
+        return BATCHES.get(self.mode, self.mode)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +63,16 @@ class Measured:
     outcome: Outcome
     wrong: tuple[str, ...]
     """What is not as it must be: rows lost or too many, ids twice, wrong answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What the store has of a load."""
+
+    stored: int | None
+    distinct: bool | None
+    """Whether each id is one usage's alone."""
+    lost: int
 
 
 class Measurer:
@@ -87,7 +109,8 @@ class Measurer:
             seconds=seconds,
             mode=case.mode,
             warmup_s=self._settle_s if settle_s is None else settle_s,
-            path=case.running.path,
+            path=None if case.items else case.running.path,
+            items=case.items,
             body=case.running.body,
             ids=ids,
         )
@@ -106,12 +129,7 @@ class Measurer:
         began = time.time()
         outcome = run(load, on_start=started, on_end=read, on_progress=on_progress)
         sent = Sent(counting.read_ids(ids) if ids is not None else array("q"), began, time.time())
-        stored = case.store.added(sent) if case.store is not None else None
-        repeated = case.ids.repeated(sent.ids) if case.ids is not None else None
-        self._loads += 1
-        self._rows += stored or 0
-        self._ids += len(sent.ids)
-        lost = case.store.lost(sent) if fully and case.store is not None else 0
+        counted = self.count(case, sent, fully=fully)
         measurement = measurement_of(
             outcome,
             key=key,
@@ -119,14 +137,29 @@ class Measurer:
             turn=turn,
             used=cpu.used(*readings),
             machine_s=machine[1] - machine[0],
-            stored=stored,
-            distinct=None if repeated is None else repeated == 0,
+            stored=counted.stored,
+            distinct=counted.distinct,
         )
-        wrong = tuple(f"{key}: {what}" for what in wrongs(measurement, outcome, lost, case.running.status))
-        self.wrong += wrong
-        for each in wrong:
-            self._progress.say(f"WRONG: {each}")
+        wrong = self.complain(key, wrongs(measurement, outcome, counted.lost, case.running.status))
         return Measured(measurement, outcome, wrong)
+
+    def count(self, case: Case, sent: Sent, *, fully: bool) -> Counted:
+        """Look into the store after a load; ``fully`` for each acknowledged id."""
+        stored = case.store.added(sent) if case.store is not None else None
+        repeated = case.ids.repeated(sent.ids) if case.ids is not None else None
+        self._loads += 1
+        self._rows += stored or 0
+        self._ids += len(sent.ids)
+        lost = case.store.lost(sent) if fully and case.store is not None else 0
+        return Counted(stored, None if repeated is None else repeated == 0, lost)
+
+    def complain(self, key: str, wrong: Sequence[str]) -> tuple[str, ...]:
+        """Say and keep what is wrong with a measurement."""
+        found = tuple(f"{key}: {what}" for what in wrong)
+        self.wrong += found
+        for each in found:
+            self._progress.say(f"WRONG: {each}")
+        return found
 
     def summary(self) -> list[str]:
         """What was counted after all loads together, and each thing that was wrong."""
@@ -150,8 +183,18 @@ def measurement_of(
 ) -> Measurement:
     """A run of the generator, the CPU seconds used in its window by role and by all the machine, and what was counted."""
     others = (machine_s - sum(used.values()) - outcome.cpu_s) / (outcome.seconds * (os.cpu_count() or 1))
-    unknown = outcome.unknown + sum(outcome.total_by_status.get(status, 0) for status in UNKNOWN)
-    answers = max(1, outcome.acknowledged)
+    if outcome.batch:
+        sent, acknowledged, total, unknown = (
+            outcome.sent * outcome.batch,
+            outcome.items,
+            outcome.total_items,
+            outcome.items_unknown,
+        )
+    else:
+        sent, acknowledged, total = outcome.sent, outcome.acknowledged, outcome.total_acknowledged
+        unknown = outcome.unknown + sum(outcome.total_by_status.get(status, 0) for status in UNKNOWN)
+    answers = max(1, acknowledged)
+    failures = sent - total - unknown
     latency = outcome.latency_us
     return Measurement(
         key=key,
@@ -159,9 +202,9 @@ def measurement_of(
         round=turn,
         connections=outcome.connections,
         seconds=outcome.seconds,
-        per_second=outcome.acknowledged / outcome.seconds,
-        acknowledged=outcome.total_acknowledged,
-        failures=outcome.sent - outcome.total_acknowledged - unknown,
+        per_second=acknowledged / outcome.seconds,
+        acknowledged=total,
+        failures=failures,
         unknown=unknown,
         latency_us=Latency(p50=latency.p50, p90=latency.p90, p99=latency.p99, p999=latency.p99_9, max=latency.max),
         cpu_us_per_request={role: seconds / answers * 1e6 for role, seconds in used.items()}
@@ -170,6 +213,7 @@ def measurement_of(
         ids_distinct=distinct,
         note=", ".join(
             [f"{count:,} × {status}" for status, count in refusals(outcome).items()]
+            + ([f"{failures:,} usages refused"] if outcome.batch and failures else [])
             + ([f"others took {others:.0%} of the machine"] if others > OTHERS_SHARE else [])
         ),
     )
@@ -182,6 +226,19 @@ def refusals(outcome: Outcome) -> dict[int, int]:
 
 def wrongs(measurement: Measurement, outcome: Outcome, lost: int, status: int) -> list[str]:
     """What must never be, in words: rows lost or too many, an id twice, another answer than was due."""
+    found = wrong_rows(measurement, lost)
+    if outcome.duplicates:
+        found.append(f"{outcome.duplicates:,} new keys were called repeated")
+    if status == 201:  # the only success that the generator knows of a POST
+        if outcome.mismatches:
+            found.append(f"{outcome.mismatches:,} answers were not those that were due")
+        if outcome.without_id:
+            found.append(f"{outcome.without_id:,} answers had no id")
+    return found
+
+
+def wrong_rows(measurement: Measurement, lost: int) -> list[str]:
+    """What must never be of rows and ids."""
     found = []
     if measurement.stored is not None:
         most = measurement.acknowledged + measurement.unknown
@@ -194,11 +251,4 @@ def wrongs(measurement: Measurement, outcome: Outcome, lost: int, status: int) -
         found.append("an id was given twice")
     if lost:
         found.append(f"{lost:,} acknowledged ids are not in the store")
-    if outcome.duplicates:
-        found.append(f"{outcome.duplicates:,} new keys were called repeated")
-    if status == 201:  # the only success that the generator knows of a POST
-        if outcome.mismatches:
-            found.append(f"{outcome.mismatches:,} answers were not those that were due")
-        if outcome.without_id:
-            found.append(f"{outcome.without_id:,} answers had no id")
     return found

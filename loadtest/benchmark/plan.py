@@ -1,160 +1,25 @@
-"""What a run will measure: rows and their targets, which measurements they are made of, and how long it takes. Pure."""
+"""What a run will measure: which measurements the rows are made of, and how long it takes. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
-Kind = Literal["rate", "cpu", "p50", "scaling"]
+from loadtest.benchmark.targets import TARGETS, Target
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """A row to be: which case of which section it takes, and for a ratio which other case it divides by."""
-
-    key: str
-    title: str
-    target: float
-    section: str
-    case: str
-    over: str | None = None
-    kind: Kind = "rate"
-    role: str = ""
-    """Of kind cpu: whose CPU time."""
-    instances: int = 0
-    """Of kind scaling: how many web instances are compared with one."""
-
-    @property
-    def cases(self) -> tuple[str, ...]:
-        """The cases it needs."""
-        return (self.case,) if self.over is None else (self.case, self.over)
-
-
-TARGETS = (
-    Target(
-        key="storeless",
-        title="Durable POST /api/usages ÷ the same stack with the store switched off",
-        target=0.70,
-        section="rounds",
-        case="durable",
-        over="storeless",
-    ),
-    Target(
-        key="express",
-        title="Durable POST ÷ Express 5 in memory, one process, no balancer",
-        target=2.5,
-        section="rounds",
-        case="durable",
-        over="express",
-    ),
-    Target(
-        key="go_pgx",
-        title="Durable POST ÷ Go net/http + pgx, one INSERT per request, PostgreSQL, synchronous_commit=on, no balancer",
-        target=1.7,
-        section="rounds",
-        case="durable",
-        over="go_pgx",
-    ),
-    Target(
-        key="plain_fastapi",
-        title="Durable POST ÷ plain FastAPI + pydantic + one execute_async per request, same topology",
-        target=10,
-        section="rounds",
-        case="durable",
-        over="plain_fastapi",
-    ),
-    Target(
-        key="cpu_web",
-        title="CPU per acknowledged usage: web instances",
-        target=30,
-        section="rounds",
-        case="durable",
-        kind="cpu",
-        role="web",
-    ),
-    Target(
-        key="cpu_haproxy",
-        title="CPU per acknowledged usage: HAProxy",
-        target=15,
-        section="rounds",
-        case="durable",
-        kind="cpu",
-        role="haproxy",
-    ),
-    Target(
-        key="cpu_cassandra",
-        title="CPU per acknowledged usage: Cassandra",
-        target=12,
-        section="rounds",
-        case="durable",
-        kind="cpu",
-        role="cassandra",
-    ),
-    Target(
-        key="idle",
-        title="Idle: p50 of one client in sequence ÷ p50 of a single unbatched driver write",
-        target=1.3,
-        section="idle",
-        case="client",
-        over="driver",
-        kind="p50",
-    ),
-    Target(
-        key="keyed",
-        title="Usages with a UUIDv7 Idempotency-Key ÷ without a key",
-        target=0.4,
-        section="rounds",
-        case="keyed",
-        over="durable",
-    ),
-    Target(
-        key="sqlite",
-        title="SQLite store, one process, no HAProxy, fsync per group ÷ Express 5 in memory, one process",
-        target=2.5,
-        section="sqlite",
-        case="sqlite",
-        over="express",
-    ),
-    Target(
-        key="sqlite_rqlite",
-        title="SQLite store, as many processes as cores, no HAProxy ÷ rqlite's own group commit",
-        target=1.0,
-        section="sqlite",
-        case="sqlite_cores",
-        over="rqlite",
-    ),
-    Target(
-        key="messages",
-        title="Messages, POST → GET → DELETE of random 20 characters ÷ plain FastAPI, one row per request",
-        target=3,
-        section="messages",
-        case="messages",
-        over="messages_plain",
-    ),
-    Target(
-        key="scaling_2",
-        title="1 → 2 web instances, each held to a fixed CPU share: part of linear",
-        target=0.9,
-        section="scaling",
-        case="web2",
-        over="web1",
-        kind="scaling",
-        instances=2,
-    ),
-    Target(
-        key="scaling_4",
-        title="1 → 4 web instances, each held to a fixed CPU share: part of linear",
-        target=0.9,
-        section="scaling",
-        case="web4",
-        over="web1",
-        kind="scaling",
-        instances=4,
-    ),
+SECTIONS = (
+    "rounds",
+    "messages",
+    "idle",
+    "curve",
+    "headline",
+    "scaling",
+    "batches",
+    "stream",
+    "stall",
+    "memory",
+    "sqlite",
 )
-
-SECTIONS = ("rounds", "messages", "idle", "curve", "headline", "scaling", "stall", "memory", "sqlite")
 """In the order in which they run: what shares servers is together, what leaves Cassandra busy for minutes is last."""
 CASES: Mapping[str, tuple[str, ...]] = {
     "rounds": ("durable", "storeless", "express", "go_pgx", "plain_fastapi", "keyed"),
@@ -165,6 +30,8 @@ CASES: Mapping[str, tuple[str, ...]] = {
     "stall": ("durable",),
     "memory": ("durable",),
     "scaling": ("web1", "web2", "web4"),
+    "batches": ("durable", "batch", "batch_lines", "batch_keyed"),
+    "stream": ("stream",),
     "sqlite": ("sqlite", "express", "sqlite_cores", "rqlite"),
 }
 """The cases of each section, in the order in which a round goes through them."""
@@ -176,8 +43,17 @@ HEADLINE_CONNECTIONS = (1, 10, 100, 1_000, 10_000)
 
 # Seconds, for the estimate alone: what goes with each measurement, with a section's start and with its end.
 AROUND_S = 2.5
-START_S: Mapping[str, float] = {"rounds": 15, "messages": 12, "idle": 6, "curve": 8, "scaling": 10, "sqlite": 25}
+START_S: Mapping[str, float] = {
+    "rounds": 15,
+    "messages": 12,
+    "idle": 6,
+    "curve": 8,
+    "scaling": 10,
+    "batches": 17,
+    "sqlite": 25,
+}
 SCALE_S = 5.0
+STREAM_MB_PER_S = 25.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,6 +65,10 @@ class Plan:
     seconds: float = 4.0
     """Of each measurement."""
     connections: int = 256
+    batch_connections: int = 16
+    """Of batches: 8,000 usages under way. More wait for a place in the queue, as the store is busy with these."""
+    stream_mb: float = 1_000.0
+    """Megabytes through one connection."""
     warmup_s: float = 40.0
     """Of load on the durable stack before anything counts: Cassandra's JIT needs it. Others have an eighth of it."""
     settle_s: float = 0.5
@@ -236,6 +116,8 @@ class Plan:
                 took = len(cases) * len(HEADLINE_CONNECTIONS) * each
             elif section == "stall":
                 took = self.stall_s * 2.5 + 10
+            elif section == "stream":
+                took = self.stream_mb / STREAM_MB_PER_S + 20
             elif section == "memory":
                 took = self.memory_s + 30
             elif section == "scaling":

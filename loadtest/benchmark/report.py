@@ -37,6 +37,8 @@ stroke is a round.
 Throughput counts answers with a 2xx alone. Afterwards the rows in the store are counted: each 2xx has to be a row. An
 unknown is a request without an answer, which may be a row or not.
 
+Where a request is a batch, its usages are what is counted, in throughput, CPU time and verification; latency is the batch's.
+
 CPU time is what the kernel charged a process while it was measured, user and system, divided by the requests answered.
 The generator has a column of its own: it is no cost of the service, but it takes part of the same cores.
 
@@ -51,6 +53,7 @@ def html(results: Results) -> str:
         ("curve", "Load", _load, bool(results.curve)),
         ("cpu", "CPU", _cpu, cpu_table(results) is not None),
         ("scaling", "Scaling", _scaling, bool(results.scaling)),
+        ("stream", "One long stream", _stream, bool(results.stream)),
         ("memory", "Memory", _memory, bool(results.memory)),
         ("stall", "A stall of the store", _stall, bool(results.stall)),
         ("headline", "Then and now", lambda it: pieces.table(headline_table(it)), bool(results.headline)),
@@ -169,7 +172,11 @@ def _scaling(results: Results) -> str:
 def _memory(results: Results) -> str:
     peak = max((rss for point in results.memory for rss in point.rss_mib), default=None)
     summary: dict[str, Scalar] = {"peak of one instance": f"{number(peak)} MiB", **results.memory_summary}
-    return figures.memory_figure(results) + pieces.pairs(summary)
+    return figures.memory_figure(results.memory, "a steady load") + pieces.pairs(summary)
+
+
+def _stream(results: Results) -> str:
+    return figures.memory_figure(results.stream, "one long stream") + pieces.pairs(results.stream_summary)
 
 
 def _stall(results: Results) -> str:

@@ -44,7 +44,7 @@ class Latency:
 class Measurement:
     """One subject under load for some seconds, in one round of the interleaving; the key is its own alone.
 
-    CPU is in µs per request by role: web, haproxy, cassandra, server, postgres, generator.
+    Where requests are batches, all but the latency counts their usages, and a 2xx is a usage that was said to be created. CPU is in µs per request by role: web, haproxy, cassandra, server, postgres, generator.
     """
 
     key: str
@@ -64,6 +64,8 @@ class Measurement:
     stored: int | None = None
     """Rows found in the store afterwards; None where nobody counted or there is no store."""
     ids_distinct: bool | None = None
+    memory_growth_mib: float | None = None
+    """Of the web instance that grew most, where that was looked at."""
     note: str = ""
 
     @property
@@ -176,11 +178,13 @@ class Results:
     scaling: tuple[ScalingPoint, ...] = ()
     memory: tuple[MemoryPoint, ...] = ()
     memory_summary: dict[str, Scalar] = field(default_factory=dict)
+    stream: tuple[MemoryPoint, ...] = ()
+    stream_summary: dict[str, Scalar] = field(default_factory=dict)
     stall: tuple[StallPoint, ...] = ()
     stall_summary: dict[str, Scalar] = field(default_factory=dict)
     headline: tuple[Headline, ...] = ()
     missing: dict[str, str] = field(default_factory=dict)
-    """Why a section was not measured: rounds, curve, cpu, scaling, memory, stall, headline or verification."""
+    """Why a section was not measured: rounds, curve, cpu, scaling, stream, memory, stall, headline or verification."""
     notes: tuple[str, ...] = ()
     schema: int = SCHEMA
 

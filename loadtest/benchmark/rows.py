@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import median
 
-from loadtest.benchmark.plan import CASES, Target
+from loadtest.benchmark.plan import CASES
 from loadtest.benchmark.results import GENERATOR, Measurement, Row, ScalingPoint
+from loadtest.benchmark.targets import Kind, Target
 from loadtest.report.tables import number
 
 NOT_ASKED = "it was not asked for"
+UNITS: Mapping[Kind, str] = {"cpu": "µs", "per_second": "usages/s", "memory": "MiB"}
+"""Of all that is no ratio."""
 Missing = Mapping[str, str]
 """Reasons: of a case as `section/case`, of a whole section by its name, of everything else by the empty text."""
 
@@ -33,9 +36,9 @@ def row(target: Target, measurements: Sequence[Measurement], missing: Missing) -
     return Row(
         key=target.key,
         title=target.title,
-        unit="µs" if target.kind == "cpu" else "ratio",
+        unit=UNITS.get(target.kind, "ratio"),
         target=target.target,
-        comparison="<=" if target.kind in {"cpu", "p50"} else ">=",
+        comparison="<=" if target.kind in {"cpu", "p50", "memory"} else ">=",
         value=median(rounds) if rounds else None,
         rounds=rounds,
         missing=None if rounds else reason(target, above, missing),
@@ -83,8 +86,12 @@ def scaling_points(measurements: Sequence[Measurement], cores: int) -> list[Scal
 
 
 def _value(target: Target, above: Measurement, below: Measurement | None) -> float:
-    if below is None:
+    if target.kind == "cpu":
         return above.cpu_us_per_request[target.role]
+    if target.kind == "memory":
+        return above.memory_growth_mib or 0.0
+    if below is None:
+        return above.per_second
     if target.kind == "p50":
         return above.latency_us.p50 / below.latency_us.p50
     if target.kind == "scaling":
@@ -95,8 +102,11 @@ def _value(target: Target, above: Measurement, below: Measurement | None) -> flo
 def _detail(target: Target, above: Mapping[int, Measurement], below: Mapping[int, Measurement]) -> str:
     if not above:
         return ""
-    if target.kind == "cpu":
+    if target.kind in {"cpu", "memory"}:
         return f"at {said(target, above)}"
+    if target.kind == "per_second":
+        middle = median(each.latency_us.p50 for each in above.values()) / 1000
+        return f"half of the batches were answered within {number(middle)} ms"
     if not below:
         return ""
     times = f" × {target.instances}" if target.kind == "scaling" else ""

@@ -38,7 +38,7 @@ def scaling(bench: Bench) -> None:
                         bench.plan.seconds,
                         settle_s=SETTLE_S,
                     )
-                    bench.keep(measured, "scaling", turn)
+                    bench.keep(measured.measurement, "scaling", turn)
     except NoShares as reason:
         bench.found.missing["scaling"] = str(reason)
     finally:

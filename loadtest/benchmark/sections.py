@@ -54,6 +54,11 @@ def sqlite(bench: Bench) -> None:
     bench.stop("sqlite", "sqlite_cores", "express", "rqlite")
 
 
+def batches(bench: Bench) -> None:
+    """Many usages in one request, beside one in each."""
+    in_turns(bench, "batches", also=", beside batches")
+
+
 def idle(bench: Bench) -> None:
     """One client in sequence, and single writes by the driver in sequence, in turns."""
     client = bench.case("idle", "client", "One client in sequence through HAProxy")
@@ -66,7 +71,7 @@ def idle(bench: Bench) -> None:
             measured = bench.measurer.measure(
                 client, rows.key("idle", "client", turn), turn, 1, bench.plan.seconds, fully=True
             )
-            bench.keep(measured, "idle", turn)
+            bench.keep(measured.measurement, "idle", turn)
             found = writes.measure(rows.key("idle", "driver", turn), turn, bench.plan.seconds)
             bench.found.measurements.append(found)
             bench.progress.say(f"idle {turn + 1}: {said(found)}")

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 _HERE = Path(__file__).resolve().parent
-_SOURCES = (_HERE / "burst.c", _HERE / "parts.h")
+_SOURCES = (_HERE / "burst.c", _HERE / "parts.h", _HERE / "items.h")
 _FLAGS = ("-std=c11", "-O2", "-Wall", "-Wextra")
 CACHE = _HERE.parent.parent / ".cache" / "generator"
 

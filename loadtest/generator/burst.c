@@ -6,6 +6,7 @@
 #define _GNU_SOURCE
 
 #include "parts.h"
+#include "items.h"
 
 #include <getopt.h>
 #include <netdb.h>
@@ -19,7 +20,7 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 
-enum mode { POST, KEYED, MESSAGES, GET };
+enum mode { POST, KEYED, MESSAGES, GET, BATCH, BATCH_LINES, BATCH_KEYED };
 enum phase { OPENING, WARM_UP, WINDOW, DRAIN, PHASES };
 enum state { CLOSED, CONNECTING, FREE, BUSY, PAUSED, GONE }; /* GONE: closed, to be opened again after a pause */
 enum { WRITE_MESSAGE, READ_MESSAGE, DELETE_MESSAGE };
@@ -47,9 +48,13 @@ static const char HELP[] =
     "                      keyed: the same with a fresh UUIDv7 as Idempotency-Key\n"
     "                      messages: rounds of POST /messages, GET and DELETE /messages/<digest>, contents checked\n"
     "                      get: GET, 200 expected\n"
-    "  --path PATH         of post, keyed and get (/api/usages)\n"
-    "  --body FILE         of post and keyed (a usage)\n"
-    "  --ids FILE          acknowledged integer ids of post and keyed, as little-endian int64; overwritten\n"
+    "                      batch: POST of an array, each item's result checked and counted\n"
+    "                      batch_lines: the same as NDJSON, a line for each item\n"
+    "                      batch_keyed: the array's items each under a fresh UUIDv7\n"
+    "  --items N           of a batch, 1 to 10000 (500)\n"
+    "  --path PATH         of all but messages (/api/usages, of batches /api/usages/batch)\n"
+    "  --body FILE         what is posted, or is each item of a batch (a usage)\n"
+    "  --ids FILE          acknowledged integer ids of posts, as little-endian int64; overwritten\n"
     "  --rps R             R arrivals a second, whatever the answers; latency counts from the intended time\n"
     "                      (without it: each connection sends as soon as it is answered)\n"
     "  --progress          a line each interval of the window\n"
@@ -57,8 +62,8 @@ static const char HELP[] =
     "  --parent PID        end with this parent, however it ends\n";
 
 struct request {
-    char *bytes, *slot; /* slot: the key, text or digest that is written anew for each request */
-    size_t size;
+    char *bytes, *slot; /* slot: the key, text or digest that is written anew for each request; of a batch the first key */
+    size_t size, stride; /* stride: from one key of a batch to the next */
 };
 
 struct connection {
@@ -73,6 +78,8 @@ struct connection {
     char varied[DIGEST_SIZE]; /* what was written into the slot */
     char text[TEXT_SIZE];
     struct answer answer;
+    struct items items; /* what a batch's answer says */
+    char *keys;         /* of a batch's items */
 };
 
 /* A first-in first-out queue in which each connection is at most once. */
@@ -85,17 +92,17 @@ static struct {
     const char *host, *path, *body_file, *ids_file;
     enum mode mode;
     bool progress;
-    uint32_t connections;
+    uint32_t connections, items;
     uint64_t port, interval_ns, rps, parent;
     double seconds, warmup;
-} options = {.host = "127.0.0.1", .path = "/api/usages", .interval_ns = 1000000000};
+} options = {.host = "127.0.0.1", .items = 500, .interval_ns = 1000000000};
 
 static struct {
-    uint64_t by_status[STATUSES], acknowledged;
+    uint64_t by_status[STATUSES], acknowledged, items; /* items: of batches, created */
 } tallies[PHASES];
 
 static struct {
-    uint64_t sent, unknown, duplicates, rounds, mismatches, without_id, reconnects, connect_errors, bytes_in, bytes_out;
+    uint64_t sent, unknown, items_unknown, duplicates, rounds, mismatches, without_id, reconnects, connect_errors, bytes_in, bytes_out;
 } totals;
 
 static struct histogram latencies;
@@ -124,6 +131,8 @@ static struct connection *pop(struct queue *queue) {
     queue->count--;
     return connection;
 }
+
+static bool is_batch(void) { return options.mode >= BATCH; }
 
 /* ---- connections ---- */
 
@@ -181,10 +190,20 @@ static void close_connection(struct connection *connection, bool in_order) {
     else pause_connection(connection, GONE);
 }
 
+/* A batch has no whole answer: what it said was created is, the rest may be. */
+static void count_cut_off(struct connection *connection) {
+    const struct items *items = &connection->items;
+    uint64_t told = items->seen[CREATED] + items->seen[DUPLICATE] + items->seen[INVALID] + items->seen[RETRY];
+    tallies[phase].items += items->seen[CREATED];
+    totals.duplicates += items->seen[DUPLICATE];
+    if (told < options.items) totals.items_unknown += options.items - told;
+}
+
 static void lost(struct connection *connection) {
     if (connection->state == BUSY) {
         in_flight--;
         totals.unknown++;
+        if (is_batch()) count_cut_off(connection);
         connection->step = WRITE_MESSAGE;
     }
     close_connection(connection, false);
@@ -209,6 +228,13 @@ static void send_rest(struct connection *connection) {
 
 static void vary(struct connection *connection, struct request *request, uint64_t now) {
     size_t size = DIGEST_SIZE;
+    if (options.mode == BATCH_KEYED) {
+        for (size_t i = 0; i < options.items; i++) {
+            write_uuid7(connection->keys + i * UUID_SIZE, (now + wall_ahead_ns) / MILLISECOND);
+            memcpy(request->slot + i * request->stride, connection->keys + i * UUID_SIZE, UUID_SIZE);
+        }
+        return;
+    }
     if (options.mode == KEYED) {
         size = UUID_SIZE;
         write_uuid7(connection->varied, (now + wall_ahead_ns) / MILLISECOND);
@@ -224,6 +250,7 @@ static void send_request(struct connection *connection, uint64_t intended, uint6
     struct request *request = &requests[connection->step];
     if (request->slot) vary(connection, request, now);
     expect_answer(&connection->answer);
+    if (is_batch()) expect_items(&connection->items);
     connection->state = BUSY;
     connection->sent_ns = intended;
     in_flight++;
@@ -316,10 +343,32 @@ static bool message_is_right(struct connection *connection) {
 
 static bool refused(int status) { return status >= 500 || status == 429; }
 
+/* What became of a batch's items. A stream that says it is not complete has stored nothing of what it did not answer. */
+static void judge_batch(const struct connection *connection) {
+    const struct items *items = &connection->items;
+    int status = connection->answer.status;
+    bool stream = options.mode == BATCH_LINES;
+    if (status == 200) {
+        bool right = items_are_right(items, options.items, stream) && !items->seen[INVALID];
+        tallies[phase].items += items->seen[CREATED];
+        totals.duplicates += items->seen[DUPLICATE];
+        totals.items_unknown += items->seen[UNKNOWN];
+        if (!right) totals.mismatches++;
+        if (!(stream && items->incomplete) && items->results < options.items)
+            totals.items_unknown += options.items - items->results;
+    } else if (status == 500 || status == 502 || status == 504) {
+        totals.items_unknown += options.items;
+    } else if (!refused(status)) {
+        totals.mismatches++;
+    }
+}
+
 /* Check what was answered and choose what comes next. A refusal is no mismatch: it promises nothing. */
 static void judge(struct connection *connection) {
     int status = connection->answer.status;
-    if (options.mode != MESSAGES) {
+    if (is_batch()) {
+        judge_batch(connection);
+    } else if (options.mode != MESSAGES) {
         if (!refused(status) && !usage_is_right(connection)) totals.mismatches++;
     } else if (refused(status)) {
         /* 503 and 429: not done, so the same step again; after another failure it may be done, so a new round */
@@ -342,9 +391,10 @@ static void answered(struct connection *connection, uint64_t now) {
     if (window_ns && connection->sent_ns >= window_ns) note_latency(&latencies, now - connection->sent_ns);
     judge(connection);
     connection->state = FREE;
+    bool was_refused = refused(status) || (is_batch() && connection->items.seen[RETRY]);
     if (connection->answer.closes || connection->rest) {
-        close_connection(connection, !refused(status));
-    } else if (refused(status) && phase != DRAIN) {
+        close_connection(connection, !was_refused);
+    } else if (was_refused && phase != DRAIN) {
         pause_connection(connection, PAUSED);
     } else {
         set_free(connection, now);
@@ -518,6 +568,8 @@ static void run(void) {
         }
     }
     totals.unknown += in_flight;
+    for (uint32_t i = 0; is_batch() && i < options.connections; i++)
+        if (connections[i].state == BUSY) count_cut_off(&connections[i]);
 }
 
 /* ---- the result ---- */
@@ -552,6 +604,10 @@ static void print_result(void) {
     print_count("unknown", totals.unknown);
     print_count("unsent", unsent);
     print_count("duplicates", totals.duplicates);
+    print_count("batch", is_batch() ? options.items : 0);
+    print_count("items", tallies[WINDOW].items);
+    print_count("total_items", tallies[WARM_UP].items + tallies[WINDOW].items + tallies[DRAIN].items);
+    print_count("items_unknown", totals.items_unknown);
     print_count("rounds", totals.rounds);
     print_count("mismatches", totals.mismatches);
     print_count("without_id", totals.without_id);
@@ -587,7 +643,8 @@ static void build_request(struct request *request, const char *method, const cha
     request->size = (size_t)sprintf(request->bytes, "%s", head);
     if (body)
         request->size += (size_t)sprintf(request->bytes + request->size,
-                                         "Content-Type: application/json\r\nContent-Length: %zu\r\n", body_size);
+                                         "Content-Type: application/%s\r\nContent-Length: %zu\r\n",
+                                         options.mode == BATCH_LINES ? "x-ndjson" : "json", body_size);
     if (options.mode == KEYED)
         request->size += (size_t)sprintf(request->bytes + request->size, "Idempotency-Key: %36s\r\n", slot);
     memcpy(request->bytes + request->size, "\r\n", 2);
@@ -613,6 +670,27 @@ static char *read_file(const char *path, size_t *size) {
     return bytes;
 }
 
+/* So many times the same item, as an array or as lines. */
+static char *repeated(const char *usage, size_t usage_size, const char *key, size_t *size) {
+    static const char before[] = "{\"idempotency_key\": \"", between[] = "\", \"usage\": ";
+    bool lines = options.mode == BATCH_LINES;
+    char *item = room_for(1, usage_size + sizeof before + UUID_SIZE + sizeof between + 2);
+    size_t length = 0;
+    if (key) length = (size_t)sprintf(item, "%s%s%s", before, key, between);
+    memcpy(item + length, usage, usage_size);
+    length += usage_size;
+    if (key) item[length++] = '}';
+    item[length++] = lines ? '\n' : ',';
+    char *body = room_for(1, options.items * length + 2);
+    *size = 0;
+    if (!lines) body[(*size)++] = '[';
+    for (uint32_t i = 0; i < options.items; i++, *size += length) memcpy(body + *size, item, length);
+    if (!lines) body[*size - 1] = ']'; /* in the place of the last comma */
+    requests[0].stride = length;
+    free(item);
+    return body;
+}
+
 static void build_requests(void) {
     static const char key[] = "####################################", text[] = "####################";
     static const char digest[] = "################################################################";
@@ -626,7 +704,13 @@ static void build_requests(void) {
     } else {
         size_t size = sizeof USAGE - 1;
         char *body = options.body_file ? read_file(options.body_file, &size) : NULL;
-        const char *slot = options.mode == KEYED ? key : NULL;
+        const char *slot = options.mode == KEYED || options.mode == BATCH_KEYED ? key : NULL;
+        if (options.mode == BATCH_LINES && body && memchr(body, '\n', size)) fail(2, "--body has more lines than one");
+        if (is_batch()) {
+            char *items = repeated(body ? body : USAGE, size, slot, &size);
+            free(body);
+            body = items;
+        }
         build_request(&requests[0], "POST", options.path, "", body ? body : USAGE, size, slot);
         free(body);
     }
@@ -641,10 +725,10 @@ static double number(const char *name, const char *text, double least, double mo
 }
 
 static enum mode named_mode(const char *name) {
-    static const char *const names[] = {[POST] = "post", [KEYED] = "keyed", [MESSAGES] = "messages", [GET] = "get"};
-    for (int mode = POST; mode <= GET; mode++)
+    static const char *const names[] = {"post", "keyed", "messages", "get", "batch", "batch_lines", "batch_keyed"};
+    for (int mode = POST; mode <= BATCH_KEYED; mode++)
         if (!strcmp(name, names[mode])) return (enum mode)mode;
-    fail(2, "--mode is post, keyed, messages or get, not %s", name);
+    fail(2, "--mode is post, keyed, messages, get, batch, batch_lines or batch_keyed, not %s", name);
 }
 
 static void read_options(int count, char **arguments) {
@@ -652,7 +736,7 @@ static void read_options(int count, char **arguments) {
         {"host", 1, NULL, 'h'},    {"port", 1, NULL, 'p'},     {"connections", 1, NULL, 'c'}, {"seconds", 1, NULL, 's'},
         {"warmup", 1, NULL, 'w'},  {"mode", 1, NULL, 'm'},     {"path", 1, NULL, 'a'},        {"body", 1, NULL, 'b'},
         {"ids", 1, NULL, 'i'},     {"interval", 1, NULL, 'v'}, {"progress", 0, NULL, 'g'},    {"rps", 1, NULL, 'r'},
-        {"parent", 1, NULL, 'P'},  {"help", 0, NULL, 'H'}, {NULL, 0, NULL, 0}};
+        {"parent", 1, NULL, 'P'},  {"items", 1, NULL, 'n'}, {"help", 0, NULL, 'H'}, {NULL, 0, NULL, 0}};
     opterr = 0;
     for (int option; (option = getopt_long(count, arguments, ":", known, NULL)) != -1;) {
         switch (option) {
@@ -668,6 +752,7 @@ static void read_options(int count, char **arguments) {
             case 'v': options.interval_ns = (uint64_t)number("interval", optarg, 1, 1e6, true) * MILLISECOND; break;
             case 'g': options.progress = true; break;
             case 'r': options.rps = (uint64_t)number("rps", optarg, 1, 1e7, true); break;
+            case 'n': options.items = (uint32_t)number("items", optarg, 1, ITEMS_MAX, true); break;
             case 'P': options.parent = (uint64_t)number("parent", optarg, 1, INT32_MAX, true); break;
             case ':': fail(2, "%s needs a value; --help lists the options", arguments[optind - 1]);
             case '?': fail(2, "there is no option %s; --help lists the options", arguments[optind - 1]);
@@ -677,9 +762,10 @@ static void read_options(int count, char **arguments) {
     if (optind < count) fail(2, "%s is no option; --help lists the options", arguments[optind]);
     if (!options.port || !options.connections || options.seconds <= 0)
         fail(2, "--port, --connections and --seconds are needed");
+    if (!options.path) options.path = is_batch() ? "/api/usages/batch" : "/api/usages";
     if (options.path[0] != '/' || strpbrk(options.path, " \t\r\n#")) fail(2, "--path begins with / and has no blanks");
     if ((options.mode == GET || options.mode == MESSAGES) && (options.body_file || options.ids_file))
-        fail(2, "--body and --ids go with the modes post and keyed");
+        fail(2, "--body and --ids go with what is posted as usages");
 }
 
 static void resolve(void) {
@@ -734,6 +820,11 @@ int main(int count, char **arguments) {
     connections = room_for(options.connections, sizeof *connections);
     free_ones.items = room_for(options.connections, sizeof *free_ones.items);
     paused.items = room_for(options.connections, sizeof *paused.items);
+    for (uint32_t i = 0; is_batch() && i < options.connections; i++) {
+        struct connection *connection = &connections[i];
+        connection->answer.items = &connection->items;
+        if (options.mode == BATCH_KEYED) connection->items.keys = connection->keys = room_for(options.items, UUID_SIZE);
+    }
     run();
     write_ids();
     print_result();

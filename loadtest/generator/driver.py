@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from loadtest.generator.binary import build
 
-Mode = Literal["post", "keyed", "messages", "get"]
+Mode = Literal["post", "keyed", "messages", "get", "batch", "batch_lines", "batch_keyed"]
 
 
 class GeneratorFailed(Exception):
@@ -31,12 +31,14 @@ class Load:
     """Length of the measured window; the answers that are still due are awaited for up to 10 s more."""
     mode: Mode = "post"
     warmup_s: float = 0.0
-    path: str = "/api/usages"
-    """Of post, keyed and get; messages go to /messages."""
+    path: str | None = None
+    """/api/usages when it is None, and /api/usages/batch for batches; messages go to /messages."""
+    items: int | None = None
+    """Of each batch, at most 10,000; 500 when it is None."""
     body: bytes | None = None
-    """Of post and keyed; a usage when it is None."""
+    """What is posted, or each item of a batch; a usage when it is None."""
     ids: Path | None = None
-    """Where the acknowledged integer ids of the whole run go, as little-endian int64; overwritten. post and keyed."""
+    """Where the acknowledged integer ids of the whole run go, as little-endian int64; overwritten. What is posted as usages."""
     rps: int | None = None
     """Open loop: arrivals a second. Latency counts from the intended time then."""
     host: str = "127.0.0.1"
@@ -84,11 +86,21 @@ class Outcome:
     unsent: int
     """Open loop: arrivals for which no connection was free until the end."""
     duplicates: int
-    """Mode keyed: 200 instead of 201."""
+    """Mode keyed: 200 instead of 201. Batches: items that were called duplicates."""
+    batch: int
+    """Items of each request; 0 where requests are no batches. Those that follow are 0 then too."""
+    items: int
+    """Usages that were said to be created, in batches that were answered in the window."""
+    total_items: int
+    """The same of the whole run."""
+    items_unknown: int
+    """Usages whose result says that they may be stored, or which have none in a batch that may be."""
     rounds: int
     """Mode messages: written, read and deleted."""
     mismatches: int
-    """Wrong answers: another status than the mode expects (429 and 5xx apart), a wrong content, or no HTTP."""
+    """Wrong answers: another status than the mode expects (429 and 5xx apart), a wrong content, or no HTTP.
+
+    A batch's is wrong when it is not a result for each item in order, an item is invalid, or its counts differ from its results."""
     without_id: int
     """Mode post: 201 without an integer id."""
     connections: int
@@ -163,6 +175,7 @@ def _arguments(load: Load, folder: Path, *, progress: bool) -> Iterator[str]:
         "warmup": load.warmup_s,
         "mode": load.mode,
         "path": load.path,
+        "items": load.items,
         "ids": load.ids,
         "rps": load.rps,
         "interval": load.interval_ms,

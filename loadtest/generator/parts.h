@@ -196,6 +196,9 @@ static void note_id(uint64_t id) {
 
 /* ---- an HTTP answer, fed as it comes ---- */
 
+struct items; /* items.h */
+static void read_items(struct items *items, const char *at, size_t length);
+
 enum stage { STATUS, HEADERS, BODY, CHUNK_SIZE, CHUNK, CHUNK_END, TRAILERS, UNTIL_CLOSE, COMPLETE };
 enum { LINE_KEPT = 256, BODY_KEPT = 512 };
 
@@ -205,6 +208,7 @@ struct answer {
     bool chunked, sized, closes;
     uint16_t line_length, body_length;
     uint64_t left; /* of the body or of the chunk */
+    struct items *items; /* who reads all of the body, NULL for nobody */
     char line[LINE_KEPT], body[BODY_KEPT]; /* their beginnings; what lies beyond decides nothing here */
 };
 
@@ -311,6 +315,7 @@ static const char *feed(struct answer *answer, const char *at, const char *end) 
             length = (size_t)(end - at);
             if (answer->stage != UNTIL_CLOSE && length > answer->left) length = (size_t)answer->left;
             keep(answer->body, &answer->body_length, BODY_KEPT, at, length);
+            if (answer->items) read_items(answer->items, at, length);
             at += length;
             if (answer->stage == UNTIL_CLOSE || (answer->left -= length)) continue;
             answer->stage = answer->stage == BODY ? COMPLETE : CHUNK_END;
