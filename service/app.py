@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 
 from service import cors, health
 from service.errors import Problem, StoreUnknown
-from service.http import ClientLeft, Message, Receive, Request, Response, Scope, Send
+from service.http import ClientLeft, Message, Receive, Request, Response, Scope, Send, Streamed
 from service.instance import Instance
 from service.metrics import ANSWERS
 from service.plain import PlainReader
@@ -21,6 +22,9 @@ LINGER_S = 1.0
 """After an answer to a body that was not read, so much and so long is still read: a close on
 unread bytes is a reset, and a reset may overtake the answer on its way to the client."""
 
+
+ACKNOWLEDGED, WRITES = "/api/usages", ("POST", "DELETE")
+"""A 2xx to one of these, at this path and below, says what it is worth."""
 
 LISTEN_DELAY_MAX_S = 5.0
 """Longest time that a new instance waits for its store before it listens. A balancer that has just found it may take
@@ -40,12 +44,14 @@ class Application:
         """Build the instance in the running event loop, and the table of its routes."""
         self.instance = instance = Instance(self.settings, self._store)
         self.reporter = Reporter(instance.retry_after_s)
-        usages, messages = instance.usages, instance.messages
+        usages, messages, deleting = instance.usages, instance.messages, instance.deleting
         self.hot = Routes(
             [
-                Resource("/api/usages", {"POST": usages.post}),
-                Resource("/api/usages/{id}", {"GET": usages.get}),
-                Resource("/api/usages/keys/{key}", {"GET": usages.get_by_key}),
+                Resource("/api/usages", {"POST": usages.post, "GET": instance.reading.read}),
+                Resource("/api/usages/count", {"GET": instance.counting.count}),
+                Resource("/api/usages/batch", {"POST": instance.batches.post}),
+                Resource("/api/usages/{id}", {"GET": usages.get, "DELETE": deleting.delete}),
+                Resource("/api/usages/keys/{key}", {"GET": usages.get_by_key, "DELETE": deleting.delete_by_key}),
                 Resource("/messages", {"POST": messages.post}),
                 Resource("/messages/{digest}", {"GET": messages.get, "DELETE": messages.delete}),
             ]
@@ -116,7 +122,10 @@ class Application:
         if handler is None:
             raise _method_not_allowed(resource.allow)
         request.admission.check()
-        return await handler(request, parameter)
+        response = await handler(request, parameter)
+        if method in WRITES and response.status < 300 and resource.template.startswith(ACKNOWLEDGED):
+            response.headers.append(self.instance.acks.header)
+        return response
 
     async def _cold_response(self, request: Request, method: str) -> Response:
         """What FastAPI answers, collected: these answers are small."""
@@ -138,24 +147,73 @@ class Application:
 
     async def _send(self, request: Request, response: Response, send: Send) -> None:
         headers = response.headers
-        if response.status not in (204, 304):
+        streamed = isinstance(response, Streamed)
+        if response.status not in (204, 304) and not streamed:
             headers.append((b"content-length", b"%d" % len(response.body)))
         headers.append((b"x-request-id", request.request_id.encode()))
         if self.settings.cors_origins:
             headers.extend(cors.answer_headers(self.settings.cors_origins, request.headers))
-        left = request.body_left()
+        left = request.body_left() and not streamed  # a stream's may still be read before its answer ends
         if (left or self.instance.draining) and (b"connection", b"close") not in headers:
             headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        if isinstance(response, Streamed):
+            await self._send_parts(request, response, send)
+            return
         await send({"type": "http.response.body", "body": response.body, "more_body": left})
         if left:
             await _linger(request)
             await send({"type": "http.response.body", "body": b""})
 
+    async def _send_parts(self, request: Request, response: Streamed, send: Send) -> None:
+        """Send the body of a streamed answer. Where it breaks off, so does the connection."""
+        started_s = time.perf_counter()
+        method: str = request.scope["method"]
+        try:
+            async with contextlib.aclosing(response.parts):
+                if method != "HEAD":
+                    await self._send_part(response.body, send)
+                    async for part in response.parts:
+                        await self._send_part(part, send)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the end of the connection says it
+            if not isinstance(error, ClientLeft):
+                self.reporter.problem(error, request.request_id, method, request.scope["path"], started_s)
+            await _break_off(request)
+            return
+        except asyncio.CancelledError:  # drain_timeout_s is over
+            await _break_off(request)
+            return
+        left = request.body_left()
+        if left:
+            await _linger(request)
+        await send({"type": "http.response.body", "body": b""})
+        if left:
+            _transport(request).close()
+
+    async def _send_part(self, part: bytes, send: Send) -> None:
+        try:
+            async with asyncio.timeout(self.settings.body_timeout_s):
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+        except TimeoutError:
+            raise Problem(408, "request_timeout", "The client did not read its answer in time.") from None
+
 
 def create_app(settings: Settings, store: Store | None = None) -> Application:
     """The ASGI application for these settings; ``store`` in place of the one they name."""
     return Application(settings, store)
+
+
+async def _break_off(request: Request) -> None:
+    """End the connection at once, whatever is still to be written to a client that may not be reading."""
+    _transport(request).abort()
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _transport(request: Request) -> asyncio.Transport:
+    """The connection that the request came over, where its protocol left it."""
+    transport: asyncio.Transport = request.scope["extensions"]["connection"]["transport"]
+    return transport
 
 
 async def _linger(request: Request) -> None:

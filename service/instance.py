@@ -9,10 +9,15 @@ import random
 
 from service import metrics
 from service.admission import Admission, retry_after_s
+from service.batch import Batches
+from service.counting import Counting
+from service.deleting import Deleting
+from service.durability import Acks
 from service.errors import StoreError
 from service.group_commit import Limits
 from service.ids import IdAllocator
 from service.messages import Messages
+from service.reading import Reading, ReadLimit
 from service.settings import Settings
 from service.store import Store, open_store
 from service.usages import Usages
@@ -31,6 +36,7 @@ class Instance:
     def __init__(self, settings: Settings, store: Store | None = None) -> None:
         self.settings = settings
         self.store = store or open_store(settings)
+        self.acks = Acks(self.store, replicated=settings.store.scheme != "sqlite")
         self.ids = IdAllocator(self.store.lease_ids, self.store.return_ids, settings.id_lease_size)
         self.admission = Admission(
             settings.requests_in_flight_max, settings.body_bytes_in_flight_max, settings.body_timeout_s
@@ -48,7 +54,15 @@ class Instance:
         self.messages = Messages(
             self.store, limits, settings.message_bytes_max, settings.message_cache_control, metrics.observe_group
         )
-        self.groups = (*self.usages.groups, *self.messages.groups)
+        self.deleting = Deleting(self.store, limits, metrics.observe_group)
+        read_limit = ReadLimit(settings.reads_in_flight_max)
+        self.reading = Reading(self.store, settings, read_limit, ReadLimit(settings.reads_in_flight_max))
+        self.counting = Counting(self.store, settings, read_limit)
+        self.batches = Batches(
+            self.store, self.ids, limits, settings, self.retry_after_s, self.acks, metrics.observe_group
+        )
+        usage_groups = (*self.usages.groups, *self.batches.groups, *self.deleting.groups)
+        self.groups = (*usage_groups, *self.messages.groups)
         self.had_session = False
         self._session = asyncio.Event()
         self.draining = False
@@ -107,6 +121,7 @@ class Instance:
 
     def sample(self) -> None:
         """Bring the metrics up to date."""
+        self.acks.refresh()
         metrics.ANSWERS.flush()
         metrics.READY.set(self.ready)
         metrics.REQUESTS_IN_FLIGHT.set(self.admission.requests)
@@ -131,6 +146,7 @@ class Instance:
                 log.exception("the store could not be opened")
             await asyncio.sleep(backoff_s * random.uniform(0.75, 1.25))
             backoff_s = min(backoff_s * 2, OPEN_BACKOFF_MAX_S)
+        self.acks.started()
         self.had_session = True
         self._session.set()
         self.sample()

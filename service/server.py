@@ -132,6 +132,7 @@ class Server(uvicorn.Server):
 
     async def _wait_and_exit(self, delay_s: float) -> None:
         await asyncio.sleep(delay_s)
+        self._application.instance.batches.end_streams()
         self.should_exit = True
 
     def _orphaned(self, loop: asyncio.AbstractEventLoop, parent_gone: int) -> None:

@@ -170,6 +170,13 @@ class Settings:
     body_timeout_s: float = _setting(
         "15", _Seconds(0.1, 600), "seconds", "longest wait for the whole of a body; then a 408, whatever trickles in"
     )
+    page_usages_max: int = _setting("1000", _Whole(1, 10_000), "usages", "largest `limit` of a listing")
+    count_windows_max: int = _setting(
+        "10000", _Whole(1, 1_000_000), "windows", "most windows of one count; more is a 400"
+    )
+    reads_in_flight_max: int = _setting(
+        "32", _Whole(1, 10_000), "requests", "lists, exports and counts at work in one process; more is a 503"
+    )
     cors_origins: tuple[str, ...] = _setting("", _origins, "origins", "comma-separated origins for CORS; empty is off")
 
     group_size_max: int = _setting("256", _Whole(1, 4096), "items", "most items of one group commit")
@@ -191,6 +198,31 @@ class Settings:
     )
     id_lease_size: int = _setting("131072", _Whole(1024, 1 << 32), "ids", "ids that an instance leases at a time")
 
+    batch_items_max: int = _setting(
+        "10000",
+        _Whole(1, 100_000),
+        "items",
+        "most items of a batch that is held whole (an array, or strict); more is a 413",
+    )
+    batch_bytes_max: int = _setting(
+        "16777216", _Whole(1024, 256 << 20), "bytes", "largest such batch, inflated; more is a 413"
+    )
+    batch_inflated_bytes_max: int = _setting(
+        "4294967296", _Whole(1024, 1 << 40), "bytes", "what one compressed stream may inflate to; then it is ended"
+    )
+    batch_window_items: int = _setting(
+        "2048", _Whole(1, 100_000), "items", "items of one stream on their way to the store at once"
+    )
+    batch_streams_max: int = _setting(
+        "256", _Whole(1, 100_000), "streams", "streamed batches open in one process; more is a 503"
+    )
+    batch_wait_max_s: float = _setting(
+        "5",
+        _Seconds(0.01, 60),
+        "seconds",
+        "longest wait of a batch's items before being sent; then they are to be retried",
+    )
+
     store_timeout_s: float = _setting(
         "2.5", _Seconds(0.05, 60), "seconds", "longest wait for the store once a group was sent; then a 504"
     )
@@ -208,6 +240,12 @@ class Settings:
     )
     sqlite_busy_timeout_s: float = _setting(
         "2", _Seconds(0.01, 60), "seconds", "longest wait for another process's transaction; then a 503"
+    )
+    patient_index: str = _setting(
+        "off",
+        _one_of("off", "on"),
+        "word",
+        "`on` keeps an index for `GET /api/usages?patientId=`; `schema` makes it; a write costs some 7 µs more CPU",
     )
 
     keep_alive_s: float = _setting(

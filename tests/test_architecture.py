@@ -12,6 +12,9 @@ LINES_MAX = 320
 SERVICE = sorted((ROOT / "service").rglob("*.py"))
 
 HTTP = {"service.app", "service.http", "service.usages", "service.messages", "service.routes", "service.health"}
+HTTP |= {"service.reading", "service.listing", "service.counting", "service.deleting"}
+HTTP |= {"service.query", "service.cursor"}
+HTTP |= {"service.batch", "service.batch_body", "service.batch_items", "service.batch_stream", "service.batch_writer"}
 HTTP |= {
     "service.parsing",
     "service.plain",
@@ -22,6 +25,8 @@ HTTP |= {
     "service.admission",
     "service.reporting",
     "service.cors",
+    "service.durability",
+    "service.check",
     "service.listening",
     "service.workers",
 }
@@ -32,7 +37,15 @@ ALLOWED = {
     "service.listening": set(),
     "service.logs": set(),
     "service.metrics": set(),
-    "service.openapi": set(),
+    "service.openapi": {"service.openapi_parts", "service.openapi_batch", "service.openapi_reading"},
+    "service.openapi_batch": {"service.openapi_parts"},
+    "service.batch_inflate": {"service.errors"},
+    "service.batch_results": {"service.errors", "service.store"},
+    "service.openapi_parts": set(),
+    "service.openapi_reading": {"service.openapi_parts"},
+    "service.timespan": set(),
+    "service.query": {"service.errors", "service.http"},
+    "service.cursor": {"service.errors", "service.store"},
     "service.plain": set(),
     "service.workers": set(),
     "service.group_commit": {"service.errors"},
@@ -48,6 +61,15 @@ ALLOWED = {
     "service.store.grouping": set(),
     "service.store.loop_connection": set(),
     "service.store.sqlite_worker": set(),
+    "service.store.patient": set(),
+    "service.store.places": set(),
+    "service.store.cassandra_statements": set(),
+    "service.store.clock": {"service.errors"},
+    "service.store.results": {"service.errors"},
+    "service.store.sqlite_schema": {"service.errors", "service.store.patient"},
+    "service.store.sqlite_writing": {"service.store", "service.store.patient", "service.store.sqlite_schema"},
+    "service.store.sqlite_reading": {"service.errors", "service.store", "service.store.sqlite_writing"},
+    "service.store.durability": {"service.store"},
     "service.store.direct": {"service.store.cassandra_bind", "service.store.loop_connection"},
 }
 """What the lower layers may import of the service; those above them are free to look down."""
@@ -90,7 +112,7 @@ def test_a_module_imports_only_what_lies_below_it(path: Path):
         assert not ours & (HTTP | {"service.group_commit", "service.ids", "service.metrics"})
     if name not in {"service.app", "service.server", "service.__main__"}:
         assert not ours & {"service.app", "service.server", "service.__main__"}
-    if name in {"service.usages", "service.messages"}:
+    if name in {"service.usages", "service.messages", "service.reading", "service.counting", "service.deleting"}:
         assert not {other for other in ours if other.startswith("service.store.")}
 
 
@@ -138,6 +160,13 @@ def test_the_parent_of_several_workers_does_not_import_metrics():
             found = imports(paths[name])
             assert "prometheus_client" not in {other.partition(".")[0] for other in found}
             todo.extend(found)
+
+
+def test_the_client_of_the_api_knows_nothing_of_the_service():
+    """Import and export speak HTTP: what they can do, anybody's client can."""
+    for path in sorted((ROOT / "service" / "transfer").rglob("*.py")):
+        ours = {name for name in imports(path) if name.startswith("service.")}
+        assert not {name for name in ours if not name.startswith("service.transfer")}, path.name
 
 
 def test_system_tests_know_nothing_of_the_service():

@@ -71,7 +71,7 @@ def test_the_limits_are_those_of_the_settings():
     ("row", "directive"),
     [
         ("| time for the headers | 5 s |", "timeout http-request 5s"),
-        ("| time for the first 16 kB of a body | 10 s |", "wait-for-body time 10s"),
+        ("| time for the first 16 kB of a body, not of a batch | 10 s |", "wait-for-body time 10s"),
         ("| idle connection | 20 s |", "timeout http-keep-alive 20s"),
     ],
 )

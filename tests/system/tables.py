@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,21 @@ from typing import Any
 from tests.system.traffic import Ledger
 
 IDS_PER_BLOCK = 1024
+READABLE_WITHIN_S = 120
+
+
+def wait_until_readable(cql: Any, within_s: float = READABLE_WITHIN_S) -> None:
+    """Until the test's own driver session has found Cassandra again."""
+    from cassandra.cluster import DriverException, NoHostAvailable
+
+    deadline_s = time.monotonic() + within_s
+    while True:
+        try:
+            cql.execute("SELECT name FROM id_ranges")
+            return
+        except (NoHostAvailable, DriverException):
+            assert time.monotonic() < deadline_s, "the test's own session did not come back"
+            time.sleep(0.2)
 
 
 def usages_by_id(cql: Any, ids: Collection[int]) -> dict[int, bytes]:
@@ -30,6 +46,14 @@ def usages_by_key(cql: Any, key: str) -> list[bytes]:
     """The rows of the table `keyed_usages` with this key, wherever they are."""
     rows = cql.execute("SELECT usage FROM keyed_usages WHERE key = %s ALLOW FILTERING", [key], timeout=60)
     return [row.usage.encode() for row in rows]
+
+
+def rows_with(cql: Any, token: str) -> tuple[list[tuple[int, bytes]], list[tuple[str, bytes]]]:
+    """Every row whose text has the token in it: those of `usages` by id, those of `keyed_usages` by key."""
+    plain = [(row.id, row.usage.encode()) for row in cql.execute("SELECT id, usage FROM usages", timeout=60)]
+    keyed = [(row.key, row.usage.encode()) for row in cql.execute("SELECT key, usage FROM keyed_usages", timeout=60)]
+    text = token.encode()
+    return [row for row in plain if text in row[1]], [row for row in keyed if text in row[1]]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from deploy.cluster import RunningCluster
-from tests.system.tables import assert_promises_kept, usages_by_key
+from tests.system.tables import assert_promises_kept, usages_by_key, wait_until_readable
 from tests.system.traffic import Call, Traffic, send_all
 from tests.system.wire import JSON_TYPE, assert_problem, call, post_message, post_usage
 
@@ -118,20 +118,6 @@ def assert_serves_without_a_store(url: str) -> None:
     assert post_usage(url, b"nonsense").status == 400
     assert post_usage(url, b'{"medication": 5}').status == 422
     assert call(url, "GET", "/messages/short").status == 404
-
-
-def wait_until_readable(cql: Any, within_s: float = BACK_WITHIN_S) -> None:
-    """Until this test's own driver session has found Cassandra again."""
-    from cassandra.cluster import DriverException, NoHostAvailable
-
-    deadline_s = time.monotonic() + within_s
-    while True:
-        try:
-            cql.execute("SELECT name FROM id_ranges")
-            return
-        except (NoHostAvailable, DriverException):
-            assert time.monotonic() < deadline_s, "the test's own session did not come back"
-            time.sleep(0.2)
 
 
 def test_a_hanging_cassandra_is_answered_for_in_time_and_loses_nothing(cluster: RunningCluster, cql: Any) -> None:
