@@ -4,15 +4,14 @@ Three times the peak in an open loop for two minutes, then Cassandra stopped for
 again ten milliseconds after each refusal. It prints a table of what became of them, and exits with 1 when a promise was
 not kept: goodput, refusals, health and reads, memory, and how soon all is as before.
 
-Each web instance is held to a share of a core, so that it is what bounds the rate, as where HAProxy has a machine of its
-own: else the generator and the refusals take from the instances what they need themselves, and the figure says how two
-cores were shared out. With ``--share 0`` nothing is held.
+The store is made what bounds the rate, as a cluster over a network does: its commit log is synced every 20 ms and groups
+are small. Else two cores that HAProxy, instances, Cassandra and generator share are the bound, every refusal takes from
+the writes what it costs, and the figure says how the cores were shared out; ``--bound none`` measures that.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import platform
 import sys
@@ -22,7 +21,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deploy.cluster import Options, RunningCluster, start_cluster
-from loadtest.benchmark.cgroups import NoShares, shares
 from tests.chaos.overload_rows import (
     RELIEVED_WITHIN_S,
     Row,
@@ -32,6 +30,7 @@ from tests.chaos.overload_rows import (
     normal_again_s,
     table,
 )
+from tests.chaos.topology import configure
 from tests.system.pressure import Generator, Probes, Samples, good_per_s, percentile, run, seconds_of
 
 PEAK_CONNECTIONS = 256
@@ -44,9 +43,9 @@ FACTOR = 3.0
 CONNECTIONS = 6_500
 """Below the number from which HAProxy lets go of idle clients."""
 
-SHARE = 0.08
-"""Of a core for a web instance: some 10,000 requests a second from two of them, which leaves HAProxy and the generator
-all that refusing twice as many takes."""
+SYNC_WINDOW = {"commitlog_sync": "group", "commitlog_sync_group_window": "20ms"}
+GROUP_SIZE_MAX = "64"
+"""With a sync every 20 ms that is some 6,000 usages a second from two web instances: a fifth of what the cores could do."""
 
 STORM_CONNECTIONS = 2_000
 BACK_S = 20.0
@@ -115,10 +114,10 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--web", type=int, default=2, help="web instances (2)")
     parser.add_argument(
-        "--share",
-        type=float,
-        default=SHARE,
-        help=f"of a core that each web instance is held to; 0 holds none ({SHARE})",
+        "--bound",
+        choices=("store", "none"),
+        default="store",
+        help="what bounds the rate: a slow store, or the cores (store)",
     )
     parser.add_argument(
         "--env", action="append", default=[], metavar="NAME=VALUE", help="for HAProxy and web instances"
@@ -126,19 +125,15 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="the rows, for a record")
     asked = parser.parse_args(words)
     environment = dict(item.split("=", 1) for item in asked.env)
-    share = f"web instances of {asked.share:g} of a core each" if asked.share else "all on the same cores"
-    say(f"{platform.node()}, {platform.machine()}; {asked.env or 'default settings'}; {share}")
+    if asked.bound == "store":
+        environment = {"BUSYAPI_GROUP_SIZE_MAX": GROUP_SIZE_MAX} | environment
+    say(f"{platform.node()}, {platform.machine()}; bound by {asked.bound}; {asked.env or 'default settings'}")
     tables: dict[str, list[Row]] = {}
     with tempfile.TemporaryDirectory(prefix="overload-") as directory:
         options = Options(web=asked.web, cassandra_nodes=1, port=0, state_dir=Path(directory), env=environment)
-        with start_cluster(options) as cluster, contextlib.ExitStack() as held:
-            if asked.share:
-                try:
-                    holding = held.enter_context(shares())
-                    for web in cluster.processes("web"):
-                        holding.hold(web.name, web.pid, asked.share)
-                except NoShares as error:
-                    parser.error(f"{error}; --share 0 does without")
+        with start_cluster(options) as cluster:
+            if asked.bound == "store":
+                configure(cluster, SYNC_WINDOW)
             run(cluster.base_url, connections=PEAK_CONNECTIONS, seconds=PEAK_S, warmup_s=30)
             peaks = [
                 good_per_s(run(cluster.base_url, connections=n, seconds=PEAK_S, warmup_s=2)) for n in (256, 512, 2_000)
