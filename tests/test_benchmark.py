@@ -491,6 +491,15 @@ def test_as_many_users_as_there_can_be(users: int, files: int, connections: int,
     assert bool(why) == bool(found[1])
 
 
+def test_wrk_is_given_the_usages_that_locust_posts_each_in_brackets_that_none_of_them_closes():
+    """A thousand different ones of the same lengths: who posts less would drive more."""
+    usages = generators.bodies()
+    assert len(set(usages)) == generators.BODIES
+    assert 140 <= min(map(len, usages)) < sum(map(len, usages)) / len(usages) < 175
+    script = generators.wrk_script(usages)
+    assert [text.partition(b"]==]")[0] for text in script.split(b"[==[")[1:]] == usages
+
+
 def test_generators_are_told_by_their_medians_and_locust_by_its_part_of_wrk_in_the_same_round():
     """A round in which the machine was slow for both does not count against either."""
     rates = {"wrk": (30_000, 10_000, 40_000), "Locust": (27_000, 9_500, 34_000)}

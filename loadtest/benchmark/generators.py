@@ -1,5 +1,8 @@
 """Load generators beside the whole stack, in turns: wrk, the benchmark's own, and Locust with its checks and journals.
 
+All post the same usages, those that ``UsageUser`` draws: a longer body costs everybody behind the generator more. wrk has
+a thousand of them and the benchmark's own generator, which sends one over and over, one of the mean length.
+
 ``python -m loadtest.benchmark.generators`` starts the durable stack, warms it, lets each generator drive it in a closed
 loop, round after round, and prints requests per second, the generator's own CPU, and Locust as a part of wrk in the same round. Locust's
 journals are reconciled with the store at the end. Exit status: 0 measured and all well, 1 not.
@@ -11,6 +14,7 @@ import argparse
 import json
 import os
 import resource
+import secrets
 import shutil
 import statistics
 import subprocess
@@ -24,12 +28,14 @@ from deploy.cluster import ClusterError
 from loadtest.baselines.subject import ROOT
 from loadtest.benchmark import cpu
 from loadtest.benchmark.subjects import Running, durable, storeless
-from loadtest.benchmark.wrk import RATE, SCRIPT
+from loadtest.benchmark.wrk import RATE
 from loadtest.generator import Load, run
+from loadtest.journal.bodies import Usages
 from loadtest.reconcile import reconcile
 from loadtest.report.tables import number
 
 ROUNDS, SECONDS, CONNECTIONS, WARM_UP_S = 5, 8, 256, 40
+BODIES = 1000
 SPAWN_S = 3
 """Seconds at either end of a run of Locust that do not count: users come and go in them."""
 
@@ -45,10 +51,38 @@ class Drive:
     service_us: dict[str, float]
 
 
+def bodies() -> list[bytes]:
+    """Usages as a journal's requests have them, of a token of their own."""
+    usages = Usages(secrets.randbits(64))
+    return [usages.body(number) for number in range(BODIES)]
+
+
+def wrk_script(usages: Sequence[bytes]) -> bytes:
+    """What has wrk post these in turn: they are requests before it begins, so that this costs it little."""
+    texts = b",\n".join(b"[==[%b]==]" % usage for usage in usages)
+    return (
+        b"""\
+local bodies = {
+%b
+}
+local requests, at = {}, 0
+wrk.headers["Content-Type"] = "application/json"
+function init()
+  for number, body in ipairs(bodies) do requests[number] = wrk.format("POST", nil, nil, body) end
+end
+function request()
+  at = at %% #requests + 1
+  return requests[at]
+end
+"""
+        % texts
+    )
+
+
 def drive_wrk(running: Running, seconds: int, scratch: Path) -> tuple[float, float, float]:
     """By wrk, with one thread."""
     script = scratch / "post.lua"
-    script.write_text(SCRIPT)
+    script.write_bytes(wrk_script(bodies()))
     url = f"http://127.0.0.1:{running.port}{running.path}"
     command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(script), url]
     before = _children_s()
@@ -59,7 +93,10 @@ def drive_wrk(running: Running, seconds: int, scratch: Path) -> tuple[float, flo
 
 def drive_burst(running: Running, seconds: int, _scratch: Path) -> tuple[float, float, float]:
     """By the benchmark's own generator."""
-    outcome = run(Load(running.port, CONNECTIONS, seconds))
+    usages = sorted(bodies(), key=len)
+    mean = sum(map(len, usages)) / len(usages)
+    usage = min(usages, key=lambda each: abs(len(each) - mean))
+    outcome = run(Load(running.port, CONNECTIONS, seconds, body=usage))
     return outcome.answered, outcome.per_second, outcome.cpu_s / outcome.requests * 1e6
 
 

@@ -72,7 +72,7 @@ def running(topology: Topology, state_dir: Path, heap: str = "") -> Iterator[Run
         )
         cluster = stack.enter_context(start_cluster(options))
         if preparation.cassandra:
-            _configure(cluster, preparation.cassandra)
+            configure(cluster, preparation.cassandra)
         yield cluster
 
 
@@ -92,7 +92,7 @@ def make_whole(cluster: RunningCluster) -> None:
     cluster.wait_until_ready()
 
 
-def _configure(cluster: RunningCluster, settings: dict[str, str]) -> None:
+def configure(cluster: RunningCluster, settings: dict[str, str]) -> None:
     """Change the nodes' cassandra.yaml, and start each anew."""
     for process in cluster.processes("cassandra"):
         file = cluster.state_dir / "cassandra" / process.name / "conf" / "cassandra.yaml"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -175,20 +178,35 @@ class Samples:
         self._thread.join(60)
 
     def _run(self) -> None:
+        members = _members(self._cluster)
         while True:
-            self.seen.append(sample(self._cluster))
+            try:
+                self.seen.append(_sample(self._cluster, members))
+            except OSError:  # one of them is gone, or was when it was asked
+                members = _members(self._cluster)
             if self._stopping.wait(SAMPLE_S):
                 return
 
 
-def sample(cluster: RunningCluster) -> Sample:
-    """The processes now."""
-    found = Sample(time.monotonic())
-    for process in cluster.processes():
-        if process.role != "cassandra" and process.running:
+def _members(cluster: RunningCluster) -> dict[str, list[int]]:
+    """The pids of HAProxy and the web instances. A look through all processes of the machine, so not one for each sample:
+    it holds the interpreter, which the probes need as well, for tens of milliseconds.
+    """
+    running = [process for process in cluster.processes() if process.role != "cassandra" and process.running]
+    found: dict[str, list[int]] = {}
+    for process in running:
+        with contextlib.suppress(psutil.NoSuchProcess):
             own = psutil.Process(process.pid)
-            members = [own, *own.children(recursive=True)]
-            found.rss_bytes[process.name] = sum(member.memory_info().rss for member in members)
+            found[process.name] = [each.pid for each in (own, *own.children(recursive=True))]
+    return found
+
+
+def _sample(cluster: RunningCluster, members: dict[str, list[int]]) -> Sample:
+    """The processes now."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    found = Sample(time.monotonic())
+    for name, pids in members.items():
+        found.rss_bytes[name] = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids) * page
     text = call(cluster.stats_url, "GET", "/metrics").body.decode()
     for line in text.splitlines():
         if line.startswith('haproxy_backend_http_responses_total{proxy="web",'):

@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 
 from deploy.cluster import Options, RunningCluster, start_cluster
+from tests.chaos.topology import configure
 from tests.system.pressure import Generator, Probes, Samples, good_per_s, growth_bytes, percentile, run, seconds_of
 from tests.system.test_shedding import haproxy_before, wait_for
 from tests.system.wire import JSON_TYPE, Wire, assert_problem, call
 
 FACTOR = 3
-GROUP_SIZE_MAX = 8
-"""So small that the store is what bounds the rate, and not a processor that refusing and the generator need as well:
+GROUP_SIZE_MAX = 64
+SYNC_WINDOW = {"commitlog_sync": "group", "commitlog_sync_group_window": "20ms"}
+"""A store so slow that it is what bounds the rate, and not a processor that refusing and the generator need as well:
 what is looked at is what the service does with more than it can store, not how two cores are shared out."""
 
 PEAK_CONNECTIONS = 512
@@ -25,9 +27,8 @@ CONNECTIONS = 6_000
 """Enough that those who wait leave others free to arrive."""
 
 PEAK_S, OVERLOAD_S, RELIEF_S = 5, 12, 5
-GOODPUT_SHARE_MIN = 0.4
-"""Of the peak. Load generator, HAProxy, instances and Cassandra share the processors here, so refusing costs goodput;
-0.5 to 0.95 was seen, by what else the machine did. tests/chaos/overload.py measures it with time and quiet."""
+GOODPUT_SHARE_MIN = 0.75
+"""Of the peak; 0.99 and more where nothing else runs. tests/chaos/overload.py measures it, and asks for 0.9."""
 
 REFUSED_P50_MAX_S = 0.6
 """Less than a place in the queue would have cost."""
@@ -49,6 +50,7 @@ def bounded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster
         env={"BUSYAPI_GROUP_SIZE_MAX": str(GROUP_SIZE_MAX)},
     )
     with start_cluster(options) as cluster:
+        configure(cluster, SYNC_WINDOW)
         yield cluster
 
 

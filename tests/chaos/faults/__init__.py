@@ -113,7 +113,7 @@ class Context:
     seen: dict[str, Any] = field(default_factory=dict)
     """What was measured, plain JSON; ``Fault.check`` judges it, the record shows it."""
     injections: int = 1
-    """How many this is; a fault of 20 rounds sets it to 20."""
+    """How many this is; a fault of 20 rounds sets it to 20. Many clients that do the same at once are one."""
 
     def pause(self, seconds: float) -> bool:
         """Wait; whether to go on (False once the run is being stopped)."""

@@ -213,10 +213,10 @@ FAULTS = (
     Fault(
         name="cassandra3-one-down",
         place="cassandra",
-        does="one of three Cassandra nodes down: no request fails",
+        does="one of three Cassandra nodes down: only messages in flight to it as it ends may fail",
         inject=stop,
         heal=start,
-        sees=Sees(failures=Failures.NONE, answered_within_s=PAUSED_ANSWER_WITHIN_S),
+        sees=Sees(settled=Failures.NONE, answered_within_s=PAUSED_ANSWER_WITHIN_S),
         needs=Needs(nodes=3),
         length_s=(8.0, 12.0),
         lasts_s=20.0,

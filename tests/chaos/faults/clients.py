@@ -79,7 +79,6 @@ def replay(context: Context) -> None:
         if "conflicts" in found or found["usage"] != json.loads(body):
             wrong.append(key)
     context.seen["wrong"] = wrong
-    context.injections = REPLAYS
 
 
 def replayed_well(seen: Seen) -> list[str]:
@@ -143,7 +142,7 @@ def slow(context: Context) -> None:
                 sockets.append(connect(context.cluster.base_url))
                 sockets[-1].sendall(half)
             sockets[-1].shutdown(socket.SHUT_WR)
-        context.injections = len(sockets)
+        context.seen["clients"] = len(sockets)
         context.pause(HELD_S)
 
 
@@ -158,7 +157,7 @@ def leave(context: Context) -> None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         count += 1
         context.pause(0.005)
-    context.injections = count
+    context.seen["clients"] = count
 
 
 def big(context: Context) -> None:
@@ -181,13 +180,11 @@ def smuggle(context: Context) -> None:
     corpus = list(attacks().items())
     context.random.shuffle(corpus)
     wrong = []
-    context.injections = 0
     for name, attack in corpus[: len(corpus) // 8 if context.quick else len(corpus)]:
         if context.stopping.is_set():
             break
         found = faults(context.cluster.base_url, strike(context.cluster.base_url, attack))
         wrong += [f"{name}: {text}" for text in found]
-        context.injections += 1
     context.seen["wrong"] = wrong
 
 
