@@ -117,21 +117,32 @@ async def whole(request: Request, holding: Holding, coding_: str | None, bytes_m
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
+EMPTY_LINES_MAX = 10_000
+"""Of a stream. They cost time and get no result that its client would have to read: 2 kB of zstd hold 64 MiB of them."""
+SHORT_LINE_BYTES = 64
+"""Where lines are longer on average, empty ones among them are not worth the look."""
+
+
 class Lines:
     """Cuts bytes into lines. At most ``bytes_max`` of a line that has not ended are held."""
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
         self._rest = b""
+        self._empty = 0
 
     def feed(self, piece: bytes) -> list[bytes]:
-        """The lines that have ended. Raises Problem 413 once one is longer than it may be, ended or not."""
+        """The lines that have ended. Raises Problem 413 once one is longer than it may be, or too many are empty."""
         if self._rest:
             piece = self._rest + piece
         *lines, self._rest = piece.split(b"\n")
         if len(piece) > self._bytes_max and max(map(len, (*lines, self._rest))) > self._bytes_max:
             # Those before it in the same piece go with it: what has no result was not stored.
             raise Problem(413, "body_too_large", f"A line is longer than {self._bytes_max} bytes.")
+        if len(piece) < len(lines) * SHORT_LINE_BYTES:
+            self._empty += sum(not line.strip() for line in lines)
+        if self._empty > EMPTY_LINES_MAX:
+            raise Problem(413, "body_too_large", f"More than {EMPTY_LINES_MAX} lines are empty.")
         return lines
 
     def end(self) -> list[bytes]:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service import batch_items, parsing
+from service.batch_body import EMPTY_LINES_MAX, Lines
 from service.batch_items import COMMAS_AT_ONCE, SLICE_ITEMS_MAX, array, cut, read_item
 from service.errors import Problem
 from service.store import KeyedUsage
@@ -253,6 +254,18 @@ def test_lines_keep_their_numbers_and_empty_ones_count_for_nothing():
     assert [at for at, _ in slice_.errors] == [3]
     assert slice_.tails[:3] == [b"", b"", b""]
     assert b'"code":"invalid_json"' in slice_.tails[3]
+
+
+@pytest.mark.parametrize("empty", [b"\n", b"\r\n", b" \t\n"])
+def test_empty_lines_are_bounded_over_the_whole_of_a_stream(empty: bytes):
+    """Whatever white space they are of, in however many pieces; as many as are allowed are passed over."""
+    lines = Lines(BYTES_MAX)
+    for _ in range(10):
+        lines.feed(empty * (EMPTY_LINES_MAX // 10))
+    lines.feed(b'{"a": 1}\n' * 100)
+    with pytest.raises(Problem) as caught:
+        lines.feed(empty)
+    assert caught.value.status == 413
 
 
 def test_a_vertical_tab_is_no_white_space():
