@@ -276,6 +276,9 @@ def _connect(settings: Settings, connection_class: type[LoopConnection]) -> tupl
             executor_threads=EXECUTOR_THREADS,
             schema_metadata_enabled=False,
             monitor_reporting_enabled=False,
+            # A node keeps the statements that it has prepared over a restart; to prepare all of them anew takes a cold one
+            # seconds, in which it would not be asked. One that does not know a statement says so, and is told it then.
+            reprepare_on_up=False,
             # The statement's own, or none: then it is the coordinator's. Clocks of web instances decide nothing.
             timestamp_generator=lambda: getattr(_timestamp, "us", None),
         )
