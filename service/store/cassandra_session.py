@@ -8,7 +8,7 @@ import logging
 import random
 import socket
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -52,6 +52,7 @@ CLOSE_TIMEOUT_S = 3.0
 DRIVER_GRACE_S = 0.5  # the driver keeps the time limits; this is for the day it forgets one
 EXECUTOR_THREADS = 4  # idle but for reconnects, of which one may hang for CONNECT_TIMEOUT_S
 STATEMENTS_IN_FLIGHT_MAX = 128
+PREPARING_AT_ONCE = 8
 
 _timestamp = threading.local()
 """What the driver asks for while it makes a message, in whichever thread that is."""
@@ -88,7 +89,7 @@ class CassandraSession:
     async def prepare(self, keyspace: str, statements: Mapping[str, str]) -> None:
         """Prepare statements (by name, with ``{keyspace}`` in them). Raises StoreRefused when a table is missing."""
 
-        def work() -> dict[str, Any]:
+        def learn_replication() -> None:
             replication = self._session.execute(
                 "SELECT replication FROM system_schema.keyspaces WHERE keyspace_name = %s", (keyspace,)
             ).one()
@@ -97,12 +98,17 @@ class CassandraSession:
             # Token awareness needs this keyspace's replication, not the whole schema that the driver would fetch.
             options = dict(replication[0])
             self._cluster.metadata.keyspaces[keyspace] = KeyspaceMetadata(keyspace, True, options.pop("class"), options)
-            return {
-                name: self._session.prepare(text.format(keyspace=f'"{keyspace}"')) for name, text in statements.items()
-            }
+
+        def prepare(names: Sequence[str]) -> dict[str, Any]:
+            return {name: self._session.prepare(statements[name].format(keyspace=f'"{keyspace}"')) for name in names}
 
         try:
-            self.prepared = await in_daemon_thread(work)
+            await in_daemon_thread(learn_replication)
+            names = list(statements)
+            # One after the other they would take a node that has just started seconds, in which the service waits for it.
+            parts = [names[start::PREPARING_AT_ONCE] for start in range(min(PREPARING_AT_ONCE, len(names)))]
+            prepared = await asyncio.gather(*(in_daemon_thread(partial(prepare, part)) for part in parts))
+            self.prepared = {name: each for part in prepared for name, each in part.items()}
         except InvalidRequest as error:
             raise StoreRefused(f"{describe(error)}; `python -m service schema` brings the tables up to date") from error
         except UNREACHABLE as error:
