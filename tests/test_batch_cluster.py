@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support import Connection, Headers, assert_problem, eventually, raw_request
+from tests.support import Connection, Headers, assert_problem, raw_request
 
 if TYPE_CHECKING:  # at run time it is a plugin, which pytest imports itself
     from tests.cassandra_node import CassandraNode
@@ -75,48 +75,6 @@ class Talk:
         assert self.connection._until(b"\r\n\r\n") == b"0\r\n\r\n"
         summary: dict[str, Any] = last["summary"]
         return summary
-
-
-def test_a_batch_tells_each_item_rightly_while_cassandra_goes_away_and_comes_back(
-    cassandra_node: CassandraNode, proxied: Connection
-):
-    """Created, duplicate, invalid, and what could not be stored; afterwards the store agrees, row by row."""
-    token = uuid.uuid4().hex
-    key = f"k-{token}"
-    usage = {"token": token, "n": 0}
-    talk = Talk(proxied)
-    talk.send(
-        usage, {"idempotency_key": key, "usage": usage}, {"idempotency_key": key, "usage": usage}, {"medication": 1}
-    )
-    found = talk.results(4)
-    assert [result["status"] for result in found] == ["created", "created", "duplicate", "invalid"]
-    outage: list[dict[str, Any]] = []
-    cassandra_node.kill()
-    try:
-        for n in range(1, 4):
-            talk.send({"token": token, "n": n}, {"idempotency_key": f"{key}-{n}", "usage": {"n": n}})
-            outage += talk.results(2)
-    finally:
-        starting = threading.Thread(target=cassandra_node.start, daemon=True)
-        starting.start()  # a stream may not be silent for so long
-    assert {result["status"] for result in outage} <= {"retry", "unknown"}
-    assert "retry" in {result["status"] for result in outage}
-
-    def stored() -> dict[str, Any] | None:
-        talk.send({"token": token, "n": 9})
-        (result,) = talk.results(1)
-        return result if result["status"] == "created" else None
-
-    last = eventually(stored, timeout_s=60, interval_s=0.5)
-    starting.join(60)
-    talk.finish()
-    assert talk.summary()["complete"] is True
-    for result in (found[0], found[1], last):
-        path = f"/api/usages/{result['id']}" if isinstance(result["id"], int) else f"/api/usages/keys/{result['id']}"
-        assert proxied.request("GET", path).json()["usage"]["token"] == token
-    for n, result in enumerate(outage[1::2], 1):
-        status = proxied.request("GET", f"/api/usages/keys/{key}-{n}").status
-        assert status == 404 if result["status"] == "retry" else status in (200, 404)
 
 
 def test_arrays_and_streams_of_any_length_pass_the_balancer(proxied: Connection):
