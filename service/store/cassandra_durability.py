@@ -12,7 +12,8 @@ from cassandra.query import SimpleStatement
 
 from cassandra import ConsistencyLevel
 from service.errors import StoreError
-from service.store.cassandra_session import UNREACHABLE, CassandraSession, describe
+from service.store.cassandra_connect import UNREACHABLE, describe
+from service.store.cassandra_session import CassandraSession
 from service.store.durability import NOTHING_KNOWN, KeyspaceState, NodeState, durability, keyspace_state, restarted
 
 log = logging.getLogger(__name__)

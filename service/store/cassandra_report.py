@@ -11,9 +11,10 @@ from cassandra.query import SimpleStatement
 
 from cassandra import ConsistencyLevel
 from service.settings import Settings
+from service.store.cassandra_connect import UNREACHABLE
 from service.store.cassandra_durability import ASK_TIMEOUT_S, ask_nodes, connected, read_keyspace
 from service.store.cassandra_schema import SELECT_VERSIONS, read_schema
-from service.store.cassandra_session import UNREACHABLE, CassandraSession
+from service.store.cassandra_session import CassandraSession
 from service.store.durability import KeyspaceState, NodeState
 
 CLOCK = "SELECT to_unix_timestamp(now()) FROM system.local WHERE key = 'local'"

@@ -21,7 +21,8 @@ from cassandra import OperationTimedOut, RequestValidationException
 from service.errors import StoreRefused
 from service.settings import Settings
 from service.store.cassandra_backfill import backfill
-from service.store.cassandra_session import UNREACHABLE, CassandraSession, describe
+from service.store.cassandra_connect import UNREACHABLE, describe
+from service.store.cassandra_session import CassandraSession
 
 SCHEMA_DIRECTORY = Path(__file__).resolve().parents[2] / "cassandra" / "schema"
 PATIENT_INDEX = SCHEMA_DIRECTORY / "optional" / "patient_index.cql"

@@ -4,30 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import random
-import socket
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from cassandra.auth import PlainTextAuthProvider
-from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
-from cassandra.connection import ConnectionException
 from cassandra.metadata import KeyspaceMetadata
-from cassandra.policies import (
-    ConstantReconnectionPolicy,
-    DCAwareRoundRobinPolicy,
-    TokenAwarePolicy,
-)
-from cassandra.protocol import ErrorMessage
-from cassandra.query import tuple_factory
 
-from cassandra import AuthenticationFailed, ConsistencyLevel, DriverException, InvalidRequest, OperationTimedOut
+from cassandra import InvalidRequest
 from service.errors import StoreRefused, StoreUnknown
 from service.settings import Settings
-from service.store.cassandra_bind import CONSISTENCY, Frame
+from service.store.blocking import in_daemon_thread, set_exception, set_result
+from service.store.cassandra_bind import Frame
+from service.store.cassandra_connect import UNREACHABLE, Connected, connect, describe, timestamp
 from service.store.cassandra_outcome import (
     REFUSALS_OF_ONE_NODE,
     Outcome,
@@ -36,30 +26,15 @@ from service.store.cassandra_outcome import (
     outcome_of,
     verdict,
 )
-from service.store.cassandra_policies import LogNodes, NeverRetry
 from service.store.direct import DirectAttempt, NotSent, Rows
 from service.store.loop_connection import LoopConnection
 
-log = logging.getLogger(__name__)
-
 T = TypeVar("T")
 
-CONNECT_TIMEOUT_S = 2.0
-HEARTBEAT_INTERVAL_S = 1.0  # a silent peer is found out after two intervals and the timeout at most
-HEARTBEAT_TIMEOUT_S = 2.0
-RECONNECT_INTERVAL_S = 0.5
 CLOSE_TIMEOUT_S = 3.0
 DRIVER_GRACE_S = 0.5  # the driver keeps the time limits; this is for the day it forgets one
-EXECUTOR_THREADS = 4  # idle but for reconnects, of which one may hang for CONNECT_TIMEOUT_S
 STATEMENTS_IN_FLIGHT_MAX = 128
 PREPARING_AT_ONCE = 8
-
-_timestamp = threading.local()
-"""What the driver asks for while it makes a message, in whichever thread that is."""
-
-# The driver's ConnectionException is no DriverException.
-UNREACHABLE = (NoHostAvailable, DriverException, ConnectionException, ErrorMessage, OSError)
-"""What connecting and preparing raise when it is Cassandra's or the network's doing; anything else is a bug of ours."""
 
 
 class CassandraSession:
@@ -78,7 +53,7 @@ class CassandraSession:
     async def connect(cls, settings: Settings) -> CassandraSession:
         """Connect on the running loop. Raises StoreRefused with the reason when no node answers."""
         connection_class = LoopConnection.bound_to(asyncio.get_running_loop())
-        connecting = in_daemon_thread(partial(_connect, settings, connection_class))
+        connecting = in_daemon_thread(partial(connect, settings, connection_class))
         try:
             cluster, session, local_dc = await asyncio.shield(connecting)
         except asyncio.CancelledError:
@@ -174,13 +149,10 @@ class CassandraSession:
     async def _send(self, frame: Frame, timeout_s: float, host: Any, tried: list[Any]) -> Rows:
         """The driver's own way, which prepares anew and asks the next host where one cannot be reached."""
         future: asyncio.Future[Rows] = self._loop.create_future()
-        _timestamp.us = frame.timestamp_us
-        try:
+        with timestamp(frame.timestamp_us):
             response = self._session.execute_async(frame.statement(), timeout=timeout_s, host=host)
-        finally:
-            _timestamp.us = None
         response.add_callbacks(partial(self._answered, future), partial(self._failed, future))
-        guard = self._loop.call_later(timeout_s + DRIVER_GRACE_S, _set_exception, future, TimeoutError())
+        guard = self._loop.call_later(timeout_s + DRIVER_GRACE_S, set_exception, future, TimeoutError())
         try:
             return await future
         finally:
@@ -213,113 +185,12 @@ class CassandraSession:
         }
 
     def _answered(self, future: asyncio.Future[Rows], rows: Rows | None) -> None:
-        self._connection_class.in_loop(_set_result, future, () if rows is None else rows)
+        self._connection_class.in_loop(set_result, future, () if rows is None else rows)
 
     def _failed(self, future: asyncio.Future[Rows], error: Exception) -> None:
-        self._connection_class.in_loop(_set_exception, future, error)
+        self._connection_class.in_loop(set_exception, future, error)
 
 
-def in_daemon_thread(work: Callable[[], T]) -> asyncio.Future[T]:
-    """Run it in a thread that cannot hold up the end of the process, as the default executor's can."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def run() -> None:
-        try:
-            outcome = partial(_set_result, future, work())
-        except BaseException as error:  # noqa: BLE001  # whatever it is belongs to who waits for it
-            outcome = partial(_set_exception, future, error)
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-            loop.call_soon_threadsafe(outcome)
-
-    threading.Thread(target=run, name="cassandra-blocking", daemon=True).start()
-    return future
-
-
-def describe(error: BaseException | None) -> str:
-    """One line for logs and for who asks why."""
-    if isinstance(error, NoHostAvailable) and isinstance(error.errors, dict):
-        reasons = "; ".join(f"{host}: {reason}" for host, reason in error.errors.items())
-        return f"no Cassandra node took the statement ({reasons or 'none is connected'})"[:500]
-    if isinstance(error, OperationTimedOut):
-        return (
-            error.errors if isinstance(error.errors, str) else f"no answer in time from {error.last_host or 'any node'}"
-        )
-    return f"{type(error).__name__}: {error}".replace("\n", " ")[:500]
-
-
-def _connect(settings: Settings, connection_class: type[LoopConnection]) -> tuple[Any, Any, str]:
-    local_dc = DCAwareRoundRobinPolicy(local_dc=settings.cassandra_local_dc)
-    profile = ExecutionProfile(
-        load_balancing_policy=TokenAwarePolicy(local_dc),
-        retry_policy=NeverRetry(),
-        consistency_level=CONSISTENCY,
-        serial_consistency_level=ConsistencyLevel.LOCAL_SERIAL,
-        request_timeout=settings.store_timeout_s,
-        row_factory=tuple_factory,
-    )
-    auth = None
-    if settings.cassandra_username:
-        auth = PlainTextAuthProvider(settings.cassandra_username, settings.cassandra_password)
-    hosts = ", ".join(f"{host}:{port}" for host, port in settings.store.hosts)
-    cluster = None
-    try:
-        cluster = Cluster(
-            contact_points=list(settings.store.hosts),
-            port=settings.store.hosts[0][1],
-            protocol_version=5,
-            compression=False,  # loopback and rack networks carry the bytes for less than the CPU that packs them
-            auth_provider=auth,
-            connection_class=connection_class,
-            # Else every write longer than a segment waits 40 ms for a delayed acknowledgement.
-            sockopts=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
-            execution_profiles={EXEC_PROFILE_DEFAULT: profile},
-            reconnection_policy=ConstantReconnectionPolicy(RECONNECT_INTERVAL_S, max_attempts=None),
-            connect_timeout=CONNECT_TIMEOUT_S,
-            control_connection_timeout=CONNECT_TIMEOUT_S,
-            idle_heartbeat_interval=HEARTBEAT_INTERVAL_S,
-            idle_heartbeat_timeout=HEARTBEAT_TIMEOUT_S,
-            executor_threads=EXECUTOR_THREADS,
-            schema_metadata_enabled=False,
-            monitor_reporting_enabled=False,
-            # A node keeps the statements that it has prepared over a restart; to prepare all of them anew takes a cold one
-            # seconds, in which it would not be asked. One that does not know a statement says so, and is told it then.
-            reprepare_on_up=False,
-            # The statement's own, or none: then it is the coordinator's. Clocks of web instances decide nothing.
-            timestamp_generator=lambda: getattr(_timestamp, "us", None),
-        )
-        session = cluster.connect()
-        cluster.register_listener(LogNodes())
-    except UNREACHABLE as error:
-        known = {host.datacenter for host in cluster.metadata.all_hosts()} - {None} if cluster else set()
-        if cluster:
-            cluster.shutdown()
-        if settings.cassandra_local_dc and known and settings.cassandra_local_dc not in known:
-            raise StoreRefused(f"no node is in data centre {settings.cassandra_local_dc}; there is {known}") from error
-        raise StoreRefused(f"cannot connect to Cassandra at {hosts}: {_reason(error)}") from error
-    return cluster, session, local_dc.local_dc
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, NoHostAvailable) and isinstance(error.errors, dict):
-        errors = list(error.errors.values())
-        for cause in errors:
-            if isinstance(cause, AuthenticationFailed):
-                return describe(cause)
-        return "; ".join(sorted({"no answer in time" if isinstance(e, OperationTimedOut) else str(e) for e in errors}))
-    return describe(error)
-
-
-def _shut_down_abandoned(connecting: asyncio.Future[tuple[Any, Any, str]]) -> None:
+def _shut_down_abandoned(connecting: asyncio.Future[Connected]) -> None:
     if not connecting.cancelled() and connecting.exception() is None:
-        threading.Thread(target=connecting.result()[0].shutdown, name="cassandra-shutdown", daemon=True).start()
-
-
-def _set_result(future: asyncio.Future[T], result: T) -> None:
-    if not future.done():
-        future.set_result(result)
-
-
-def _set_exception(future: asyncio.Future[Any], error: BaseException) -> None:
-    if not future.done():
-        future.set_exception(error)
+        threading.Thread(target=connecting.result().cluster.shutdown, name="cassandra-shutdown", daemon=True).start()
