@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ import psutil
 
 from deploy.cluster import RunningCluster
 from deploy.cluster.client import ROOT
+from tests.system.background import Background
 from tests.system.traffic import Call, Connection, Outcome
 from tests.system.wire import call, post_usage
 
@@ -94,7 +94,7 @@ class Probe:
     outcome: Outcome
 
 
-class Probes:
+class Probes(Background):
     """Writes, reads and health, each PROBES_PER_S times a second whatever the answers, until the ``with`` ends."""
 
     def __init__(self, url: str) -> None:
@@ -106,20 +106,12 @@ class Probes:
             "read": ("GET", f"/api/usages/{id_}", None, ()),
             "readyz": ("GET", "/readyz", None, ()),
         }
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="probes", daemon=True)
+        super().__init__("probes")
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
+    def _run(self) -> None:
+        asyncio.run(self._probe())
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stopping.set()
-        self._thread.join(60)
-
-    async def _run(self) -> None:
+    async def _probe(self) -> None:
         idle: list[tuple[Connection, float]] = []
         async with asyncio.TaskGroup() as asked:
             while not self._stopping.is_set():
@@ -158,24 +150,13 @@ class Sample:
     answers: dict[str, int] = field(default_factory=dict)
 
 
-class Samples:
+class Samples(Background):
     """Looks at HAProxy and the web instances once a second until the ``with`` ends."""
 
     def __init__(self, cluster: RunningCluster) -> None:
         self._cluster = cluster
         self.seen: list[Sample] = []
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="samples", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stopping.set()
-        self._thread.join(60)
+        super().__init__("samples")
 
     def _run(self) -> None:
         members = _members(self._cluster)

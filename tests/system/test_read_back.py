@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import threading
 import time
 import uuid
 from collections import Counter
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import quote
 
 import pytest
 
 from deploy.cluster import RunningCluster
+from tests.system.background import Background
 from tests.system.batches import Row, count, export, keyed, now, pages, post_batch
 from tests.system.tables import assert_promises_kept, wait_until_readable
 from tests.system.traffic import Traffic
@@ -30,7 +29,7 @@ def instance_urls(cluster: RunningCluster) -> list[str]:
     return [f"http://{process.address}:{process.port}" for process in cluster.processes("web") if process.running]
 
 
-class KeyedWriter:
+class KeyedWriter(Background):
     """Small batches of usages under keys, one after the other, until the ``with`` ends."""
 
     def __init__(self, url: str) -> None:
@@ -38,19 +37,7 @@ class KeyedWriter:
         self.told: list[tuple[str, bytes, str]] = []
         """Key, usage, and what the last answer said of it; ``unknown`` without one."""
         self._url = url
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="keyed writer", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stopping.set()
-        self._thread.join(60)
-        assert not self._thread.is_alive(), "the writer did not end"
+        super().__init__("keyed writer")
 
     def acknowledged(self) -> set[bytes]:
         """The usages that were said to be stored so far."""
