@@ -20,25 +20,31 @@ from service.errors import StoreError, StoreRefused
 from service.store import ID_MAX, KeyedUsage, Put, Store, StoredUsage
 
 RACERS = 50
+MINUTE_US = 60_000_000
 ACCENTS = '{"patientId": "1",  "medication": "Ærosöl \\ud83d\\ude00 😀\\u0000"}'.encode()
 
 
-async def real_next_minute() -> None:
-    """Wait until the minute is over."""
-    await asyncio.sleep(60 - time.time() % 60 + 0.1)
+class Clock:
+    """The system's clock, which can be put forward to the next minute."""
+
+    def __init__(self) -> None:
+        self.ahead_us = 0
+
+    def __call__(self) -> int:
+        """µs since the epoch."""
+        return time.time_ns() // 1000 + self.ahead_us
+
+    async def next_minute(self) -> None:
+        """Pass on to it."""
+        self.ahead_us += MINUTE_US - self() % MINUTE_US
 
 
 class Stores:
-    """Opens stores on the same data, as several web instances would, and closes them after the test.
+    """Opens stores on the same data, as several web instances would, and closes them after the test."""
 
-    ``next_minute`` passes on to the next minute of the stores' clock.
-    """
-
-    def __init__(
-        self, make: Callable[[], Store], next_minute: Callable[[], Awaitable[None]] = real_next_minute
-    ) -> None:
+    def __init__(self, make: Callable[[], Store], clock: Clock) -> None:
         self.make = make
-        self.next_minute = next_minute
+        self.clock = clock
         self._open: list[Store] = []
 
     async def open(self) -> Store:
@@ -144,7 +150,7 @@ class StoreContract:
         """Byte for byte, with the time of its arrival; an id without a usage is None."""
         store = await stores.open()
         first = await store.lease_ids(5)
-        started_us = time.time_ns() // 1000
+        started_us = stores.clock()
         sent = [b"{}", ACCENTS, b'{"a":' + b" " * 100_000 + b"1}"]
         assert list(await store.put_usages([(first + 1 + at, usage) for at, usage in enumerate(sent)])) == [None] * 3
         found = await store.get_usages([first + 3, first, first + 2, first + 1, ID_MAX, first + 3])

@@ -14,9 +14,8 @@ from collections.abc import Iterable, Sequence
 
 from service.errors import StoreError, StoreRefused
 from service.store import ListedUsage, Position, Put, Store, StoredUsage
-from tests.store_contract import ACCENTS, Stores, keyed, on_loop, usages, uuid7
+from tests.store_contract import ACCENTS, MINUTE_US, Stores, keyed, on_loop, usages, uuid7
 
-MINUTE_US = 60_000_000
 CLOCK_STEP_S = 0.005
 """Two usages that are further apart than this have different times: Cassandra's clock has steps of a millisecond."""
 
@@ -180,7 +179,7 @@ class ReadingContract:
                 written.update(await put_keyed(store, [uuid7(), f"key {uuid.uuid4()}"]))
 
         writing = [asyncio.create_task(write(store)) for store in writers]
-        until_us = time.time_ns() // 1000 + 1_000_000
+        until_us = stores.clock() + 1_000_000
         rows: list[ListedUsage] = []
         position = since(from_us + 1)
         for _ in range(60):
@@ -244,12 +243,12 @@ class ReadingContract:
             await put_keyed(store, [uuid7() for _ in range(9)] + [f"key {uuid.uuid4()}"])
         repeated = [keyed(uuid7(), b"{}") for _ in range(5)]
         assert set(await one.put_keyed_usages(repeated)) == {Put.CREATED}
-        await stores.next_minute()
+        await stores.clock.next_minute()
         assert set(await other.put_keyed_usages(repeated)) == {Put.DUPLICATE}
         assert list(await one.put_keyed_usages([keyed(repeated[0].key, b'{"x": 1}')])) == [Put.CONFLICT]
         await put_some(other, 7)
         await put_keyed(one, [uuid7() for _ in range(3)])
-        await stores.next_minute()  # so the one in the middle is whole
+        await stores.clock.next_minute()  # so the one in the middle is whole
         assert set(await one.put_keyed_usages(repeated)) == {Put.DUPLICATE}
         await put_some(one, 2)
         until_us = await mark(one)
@@ -287,7 +286,7 @@ class ReadingContract:
             ids = await put_some(one, 4)
             keys = await put_keyed(other, [uuid7(), uuid7(), f"key {uuid.uuid4()}"])
             wanted |= ids | keys
-            await stores.next_minute()
+            await stores.clock.next_minute()
         # What follows is the present minute.
         wanted |= await put_some(one, 2) | await put_keyed(one, [uuid7(), uuid7()])
         until_us = await mark(one)

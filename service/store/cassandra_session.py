@@ -82,8 +82,13 @@ class CassandraSession:
             names = list(statements)
             # One after the other they would take a node that has just started seconds, in which the service waits for it.
             parts = [names[start::PREPARING_AT_ONCE] for start in range(min(PREPARING_AT_ONCE, len(names)))]
-            prepared = await asyncio.gather(*(in_daemon_thread(partial(prepare, part)) for part in parts))
-            self.prepared = {name: each for part in prepared for name, each in part.items()}
+            preparing = (in_daemon_thread(partial(prepare, part)) for part in parts)
+            prepared = await asyncio.gather(*preparing, return_exceptions=True)
+            for part in prepared:
+                # The first in their order, not in time: where all fail again and again, the reason stays the same.
+                if isinstance(part, BaseException):
+                    raise part
+                self.prepared.update(part)
         except InvalidRequest as error:
             raise StoreRefused(f"{describe(error)}; `python -m service schema` brings the tables up to date") from error
         except UNREACHABLE as error:

@@ -110,9 +110,11 @@ def test_an_unknown_path_is_not_found(base_url: str, method: str, path: str) -> 
 @pytest.mark.parametrize(
     ("path", "allowed"),
     [
-        ("/api/usages", {"POST"}),
-        ("/api/usages/1", {"GET", "HEAD"}),
-        ("/api/usages/keys/k", {"GET", "HEAD"}),
+        ("/api/usages", {"GET", "HEAD", "POST"}),
+        ("/api/usages/1", {"GET", "HEAD", "DELETE"}),
+        ("/api/usages/keys/k", {"GET", "HEAD", "DELETE"}),
+        ("/api/usages/batch", {"POST"}),
+        ("/api/usages/count", {"GET", "HEAD"}),
         ("/messages", {"POST"}),
         (f"/messages/{'a' * 64}", {"GET", "HEAD", "DELETE"}),
         ("/livez", {"GET", "HEAD"}),
