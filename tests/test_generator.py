@@ -22,6 +22,8 @@ import pytest
 from loadtest.generator import GeneratorFailed, GeneratorMissing, Load, Mode, binary, build, run
 from tests.support import USAGE, WebInstance, eventually
 
+pytestmark = pytest.mark.tools
+
 SECONDS = 0.25
 
 Request = tuple[str, str, dict[str, str], bytes]

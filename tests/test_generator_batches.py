@@ -14,6 +14,8 @@ from loadtest.generator import Load, Mode, Outcome, run
 from tests.support import USAGE, WebInstance
 from tests.test_generator import Ids, Pieces, Request, Server, answer, program, read_ids
 
+pytestmark = pytest.mark.tools
+
 SECONDS = 0.15
 ITEMS = 7
 LINES = "Content-Type: application/x-ndjson"

@@ -29,6 +29,8 @@ from tests.support import (
     ready_instance,
 )
 
+pytestmark = pytest.mark.slow
+
 JSON: Headers = [("Content-Type", "application/json")]
 LONG_WAY: Headers = [*JSON, LONG]
 ways = pytest.mark.parametrize("headers", [JSON, LONG_WAY], ids=["short", "long"])

@@ -24,6 +24,8 @@ from loadtest.rates import divide
 from loadtest.window import Totals, totals
 from tests.support import ROOT, WebInstance, die_with_parent, end, eventually, ready_instance
 
+pytestmark = pytest.mark.tools
+
 RUN_TIMEOUT_S = 60
 
 

@@ -42,6 +42,8 @@ from loadtest.reconcile.verdict import ALTERED, ELSEWHERE, INTACT, NEVER, STRANG
 from tests.planting import AT_MS, CASES, FIRST, NAMES, REFUSED, Load, Plant, SqlitePlanter
 from tests.support import ROOT, Address, Connection, ConnectionEnded, clean_environ, end, eventually, web_instance
 
+pytestmark = pytest.mark.tools
+
 LOST, PHANTOM, DUPLICATE, CORRUPT = Fault
 A, R, U, S = State.ACKNOWLEDGED, State.REFUSED, State.UNKNOWN, State.SENT
 MAY = [S, U, State.DELETE_SENT, State.DELETE_UNKNOWN]

@@ -27,6 +27,8 @@ from loadtest.run.watching import said
 from loadtest.timeline import Timeline
 from tests.support import ROOT, clean_environ, end, eventually, ready_instance
 
+pytestmark = pytest.mark.tools
+
 RUN_TIMEOUT_S = 60.0
 
 

@@ -18,6 +18,8 @@ import pytest
 from deploy.cluster.tls import make_certificate
 from tests.support import WebInstance, chunked
 
+pytestmark = pytest.mark.tools
+
 with pytest.MonkeyPatch.context() as patch:
     # Locust would put gevent under the sockets and threads of all other tests of this process.
     patch.setenv("LOCUST_SKIP_MONKEY_PATCH", "1")

@@ -18,6 +18,8 @@ import pytest
 
 from tests.support import ROOT, WebInstance, clean_environ, eventually, ready_instance
 
+pytestmark = pytest.mark.tools
+
 TIMEOUT_S = 60
 
 

@@ -13,6 +13,8 @@ from tests.chaos.faults import Context, Fault
 from tests.chaos.injecting import Injector
 from tests.chaos.schedule import Injection
 
+pytestmark = pytest.mark.tools
+
 NOBODY = cast(RunningCluster, None)
 """These faults touch no cluster."""
 

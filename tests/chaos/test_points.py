@@ -9,6 +9,8 @@ import pytest
 from tests.chaos.points import ARMED, POINTS
 from tests.support import USAGE, ConnectionEnded, ready_instance
 
+pytestmark = pytest.mark.tools
+
 PROGRAM = (sys.executable, "-m", "tests.chaos.points")
 
 

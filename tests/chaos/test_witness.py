@@ -8,8 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from tests.chaos.witness import Sample, Witness, between
 from tests.support import ready_instance
+
+pytestmark = pytest.mark.tools
 
 PROBLEM = b'{"code": "overloaded"}'
 
