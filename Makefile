@@ -72,14 +72,12 @@ none = $(if $(ARGS),|| [ $$? = 5 ])
 test: system-packages test-packages lint fetch
 	@echo '== tests of a process or two, on all cores'
 	@$(python) -m pytest --ignore=tests/system -m 'not cassandra and not slow' -n auto --dist worksteal $(ARGS) $(none)
-	@echo '== tests on a real Cassandra and HAProxy, and those that kill and wait, in two lanes'
-	@$(python) -m pytest -m '(system or cassandra or slow) and not alone' -n 2 --dist loadgroup $(ARGS) $(none)
-	@echo '== those that nothing may run beside'
-	@$(python) -m pytest -m alone $(ARGS) $(none)
+	@echo '== tests on a real Cassandra and HAProxy, and those that kill and wait, one after the other'
+	@$(python) -m pytest -m 'system or cassandra or slow' $(ARGS) $(none)
 
 test-fast: venv-dev
 	@deploy/install-system-packages cc  # for the load generator
-	@exec $(python) -m pytest --ignore=tests/system -m 'not cassandra and not slow and not tools' -n auto --dist worksteal $(ARGS)
+	@exec $(python) -m pytest --ignore=tests/system -m 'not cassandra and not slow and not tools' -n $$((2 * $$(getconf _NPROCESSORS_ONLN))) --dist worksteal $(ARGS)
 
 test-system: system-packages test-packages venv-dev fetch
 	@exec $(python) -m pytest tests/system $(ARGS)

@@ -16,7 +16,6 @@ START_WITHIN_S = 90.0
 
 @pytest.mark.cassandra
 @pytest.mark.slow
-@pytest.mark.alone
 @pytest.mark.timeout(MINUTES_MAX * 60 + 60)
 def test_nothing_is_lost_in_the_quick_run(tmp_path: Path):
     """Make chaos-quick: each short fault once, a fixed seed, and every count that must be 0 is 0."""

@@ -100,8 +100,8 @@ def test_an_unknown_path_is_not_found(base_url: str, method: str, path: str) -> 
     if "%" in path and answer.status == 400:
         assert_problem(answer, 400)
         return
-    if path == "/api/usages/keys" and method != "GET":
-        # The template /api/usages/{id} covers this path, and takes only GET.
+    if path == "/api/usages/keys" and method == "POST":
+        # The template /api/usages/{id} covers this path, and takes no POST.
         assert_problem(answer, 405)
         return
     assert_problem(answer, 404)

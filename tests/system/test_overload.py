@@ -54,7 +54,6 @@ def bounded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster
         yield cluster
 
 
-@pytest.mark.alone
 def test_goodput_stays_and_refusals_are_quick_when_three_times_the_peak_arrives(bounded: RunningCluster) -> None:
     """Open loop: goodput near the peak, 503s at once with a Retry-After, health and reads answered, memory bounded.
 
