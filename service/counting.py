@@ -39,16 +39,18 @@ class Counting:
             # Times without usages cost nothing: the counting begins with the first usage, and ends with the present.
             known_until_us = min(until_us, now_us + CLOCK_AHEAD_US)
             first_us = await self._first(from_us, known_until_us)
+            # From the beginning of its minute, where that is in the span: a minute that is cut must be counted anew.
+            start_us = max(from_us, first_us // MINUTE_US * MINUTE_US)
             if "from" not in given:
                 from_us = first_us
                 self._check_windows(from_us, until_us, window_us)
             if window_us is None:
                 total = 0
-                async for counts in self._chunks(first_us, known_until_us):
+                async for counts in self._chunks(start_us, known_until_us):
                     total += sum(counts.values())
                 return _response(from_us, until_us, total, b"")
             sums = [0] * window_count(from_us, until_us, window_us)
-            async for counts in self._chunks(first_us, known_until_us):
+            async for counts in self._chunks(start_us, known_until_us):
                 add_windows(sums, from_us, window_us, [counts])
         starts = window_starts(from_us, until_us, window_us)
         windows = b", ".join(
