@@ -31,7 +31,7 @@ help:
 	@echo 'make cluster            HAProxy, web instances and Cassandra on loopback, without Docker'
 	@echo '                        (WEB=2 CASSANDRA_NODES=1 PORT=8080 HTTPS_PORT= CERTIFICATE= RESTART=1 FRESH=1)'
 	@echo 'make test               everything: lint, unit, API, stores, and the system tests on a real Cassandra'
-	@echo 'make test-fast          what needs neither HAProxy nor Cassandra, in under a minute (ARGS="-k group")'
+	@echo 'make test-fast          what needs neither HAProxy nor Cassandra nor tools around the service, in about a minute (ARGS="-k group")'
 	@echo 'make test-system        the system tests alone (ARGS="-k streamed" STREAMED_USAGES=1000000: a million in and out)'
 	@echo 'make chaos              faults from a seeded schedule under load, then the proof that nothing was lost; 80 minutes'
 	@echo '                        (SEED=1 MINUTES=60 CASSANDRA_NODES=3 ONLY=web-kill,disk; ARGS=--list, ARGS=--help)'
