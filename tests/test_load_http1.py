@@ -11,7 +11,7 @@ with pytest.MonkeyPatch.context() as patch:
     # Locust would put gevent under the sockets and threads of all other tests of this process.
     patch.setenv("LOCUST_SKIP_MONKEY_PATCH", "1")
     from loadtest.users.http1 import Answer, AnswerReader, BadAnswer
-    from loadtest.users.layout import LEARNED_MAX, Layouts, pattern_of
+    from loadtest.users.layout import LEARNED_MAX, ROOM_BYTES_MAX, ROOM_SPARE_BYTES, Layouts, pattern_of
 
 USAGE = (
     b"HTTP/1.1 201 Created\r\ndate: Thu, 26 Nov 2026 11:08:48 GMT\r\ncontent-type: application/json\r\n"
@@ -202,6 +202,22 @@ def test_a_server_whose_answers_never_look_alike_makes_no_end_of_patterns():
     for number in range(LEARNED_MAX + 10):
         layouts.learn(Answer(200, b"HTTP/1.1 %d OK\r\ncontent-length: 0\r\n" % (200 + number), b""))
     assert len(layouts.matchers) == LEARNED_MAX
+
+
+def test_room_is_made_for_the_longest_answer_that_was_seen_and_for_one_that_did_not_fit():
+    """More than an answer needs costs every request; too little costs the next ones the long way, until it is enough."""
+    layouts = learned(USAGE)
+    assert len(USAGE) < layouts.room_bytes <= len(USAGE) + ROOM_SPARE_BYTES
+    layouts.learn(Answer(200, b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n", b"x" * 1000))
+    longer = layouts.room_bytes
+    assert longer > 1000
+    layouts.learn(Answer(404, b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n", b""))
+    assert layouts.room_bytes == longer
+    layouts.widen()
+    assert layouts.room_bytes == 2 * longer
+    for _ in range(10):
+        layouts.widen()
+    assert layouts.room_bytes == ROOM_BYTES_MAX
 
 
 FIRST = st.sampled_from(

@@ -121,7 +121,7 @@ class Subjects:
 @contextmanager
 def durable(scratch: Path) -> Iterator[Running]:
     """The whole topology as `make cluster` runs it, with an empty Cassandra."""
-    options = Options(web=WEB, port=0, fresh=True, state_dir=scratch / "cluster", env=CLUSTER_ENVIRONMENT)
+    options = Options(web=WEB, port=0, fresh=True, discard=True, state_dir=scratch / "cluster", env=CLUSTER_ENVIRONMENT)
     with start_cluster(options) as cluster:
 
         def pids() -> Roles:

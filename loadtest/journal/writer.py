@@ -32,6 +32,9 @@ STEP_BYTES = 1 << 20
 """Disk space is taken in steps of this size, ahead of use: a store into a page without any would end the process."""
 
 
+_SENT = int(State.SENT)  # a member of an enum is dear to look up, and this is done for each request
+
+
 class Journal:
     """The slots of one process and kind; not for two processes: open it after a fork, not before.
 
@@ -84,11 +87,11 @@ class Journal:
             seq = self._more()
         self._next = seq + 1
         if self._words == 1:
-            self.slots[seq] = State.SENT
+            self.slots[seq] = _SENT
         else:
             # The state last: a slot with a state has everything.
             self.slots[2 * seq + 1] = at_ms
-            self.slots[2 * seq] = State.SENT
+            self.slots[2 * seq] = _SENT
         return seq
 
     def again(self, seq: int) -> None:

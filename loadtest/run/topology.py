@@ -36,7 +36,9 @@ def started(asked: Asked) -> Iterator[Target]:
     asked.cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=asked.cache.resolve(), prefix="load-", ignore_cleanup_errors=True) as place:
         state_dir = Path(place) / "cluster"
-        options = Options(web=asked.web, port=asked.port, fresh=True, state_dir=state_dir, env=ENVIRONMENT)
+        options = Options(
+            web=asked.web, port=asked.port, fresh=True, discard=True, state_dir=state_dir, env=ENVIRONMENT
+        )
         with start_cluster(options) as cluster:
 
             def pids() -> Roles:

@@ -48,6 +48,7 @@ class BurstUser(User):
         self.connection = Connection(
             self.target,
             self.process.sweeper,
+            self.process.poller,
             timeout_s=settings.timeout_s,
             connect_timeout_s=settings.connect_timeout_s,
         )

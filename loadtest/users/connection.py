@@ -1,4 +1,4 @@
-"""A user's connection: a bare socket, a watcher that is never stopped, and one sweep for everybody's time-outs."""
+"""A user's connection: a bare socket that is watched all the time, and one sweep for everybody's time-outs."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ import gevent
 
 from loadtest.users.http1 import Answer, AnswerReader, BadAnswer
 from loadtest.users.layout import Layouts
+from loadtest.users.poller import Poller
 from loadtest.users.target import Target
 from loadtest.users.wire import RECEIVE_BYTES, Tls, Wire
 
-READ, WRITE = 1, 2
-FIRST_BYTES = 4096
-"""Room for the first piece of an answer; making more of it for each request is not free."""
+WRITE = 2
 NEVER = math.inf
 SWEEP_S = 0.1
 """How often time-outs are looked for."""
@@ -66,20 +65,23 @@ class Sweeper:
 class Connection:
     """A keep-alive connection of one greenlet, opened when it is needed and again after every close.
 
-    A request that failed is never sent again. The watcher stays on between requests, so that a close by the server is seen
-    before the next request rather than by it.
+    A request that failed is never sent again. The socket is watched between requests too, so that a close by the server is
+    seen before the next request rather than by it.
     """
 
     __slots__ = (
-        "_connect_timeout_s", "_greenlet", "_hub_switch", "_loop", "_raw", "_reader", "_recv", "_send", "_sweeper",
-        "_timeout_s", "_watcher", "_wire", "deadline_s", "failed_opens", "target",
+        "_connect_timeout_s", "_greenlet", "_hub_switch", "_loop", "_poller", "_raw", "_reader", "_recv", "_send", "_sweeper",
+        "_timeout_s", "_watched", "_wire", "deadline_s", "failed_opens", "target",
     )  # fmt: skip
 
-    def __init__(self, target: Target, sweeper: Sweeper, *, timeout_s: float, connect_timeout_s: float) -> None:
+    def __init__(
+        self, target: Target, sweeper: Sweeper, poller: Poller, *, timeout_s: float, connect_timeout_s: float
+    ) -> None:
         self.target = target
         self.deadline_s = NEVER
         self.failed_opens = 0
         self._sweeper = sweeper
+        self._poller = poller
         self._timeout_s = timeout_s + SWEEP_S
         self._connect_timeout_s = connect_timeout_s + SWEEP_S
         hub = gevent.get_hub()
@@ -88,7 +90,7 @@ class Connection:
         self._greenlet: Any = None
         self._raw: _socket.socket | None = None
         self._wire: Wire | None = None
-        self._watcher: Any = None
+        self._watched = -1
         self._reader = AnswerReader()
 
     @property
@@ -110,7 +112,7 @@ class Connection:
                 self._send_rest(request[sent:])
             self._hub_switch()
             try:
-                data = self._recv(FIRST_BYTES)
+                data = self._recv(layouts.room_bytes)
             except BlockingIOError:
                 data = self._receive()
             answer = layouts.read(data) or self._read_on(method, data, layouts)
@@ -167,10 +169,9 @@ class Connection:
         self.deadline_s = NEVER
         self._sweeper.connections.discard(self)
         self._wire = None
-        if self._watcher is not None:
-            self._watcher.stop()
-            self._watcher.close()
-            self._watcher = None
+        if self._watched >= 0:
+            self._poller.remove(self._watched)
+            self._watched = -1
         if self._raw is not None:
             self._raw.close()
             self._raw = None
@@ -197,8 +198,8 @@ class Connection:
                 if code:
                     raise OSError(code, os.strerror(code))
                 raw.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
-                self._watcher = self._loop.io(raw.fileno(), READ)
-                self._watcher.start(self._readable)
+                self._poller.add(raw.fileno(), self._readable)
+                self._watched = raw.fileno()
                 return
             except OSError as error:
                 failed = error
@@ -260,7 +261,9 @@ class Connection:
                 break
             whole = False
             data = self._receive()
-        if whole and method != "HEAD":
+        if not whole:
+            layouts.widen()
+        elif method != "HEAD":
             layouts.learn(answers[0])
         return answers[0]
 

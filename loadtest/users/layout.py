@@ -9,6 +9,9 @@ from loadtest.users.http1 import Answer
 
 LEARNED_MAX = 256
 """Patterns made for one request name; a server whose answers never look alike is read the long way from then on."""
+ROOM_BYTES_MAX = 4096
+ROOM_SPARE_BYTES = 64
+"""More room than the longest answer so far took, as ids and dates grow."""
 _LENGTH_DIGITS = rb"([0-9]{1,9})"
 _VALUE = rb"[^\r\n\0]*"
 _TOLD_APART = (b"connection", b"transfer-encoding", b"content-length")
@@ -18,14 +21,20 @@ class Layouts:
     """What answers to one kind of request look like, by status: the same status line and header names in the same order.
 
     ``matchers`` has, by the first twelve bytes, a status and the pattern of its head, whose group is the body's length.
-    What is read so is never what ``AnswerReader`` would refuse or understand otherwise.
+    What is read so is never what ``AnswerReader`` would refuse or understand otherwise. ``room_bytes`` is what to make room for:
+    more than is needed costs every request.
     """
 
-    __slots__ = ("_learned", "matchers")
+    __slots__ = ("_learned", "matchers", "room_bytes")
 
     def __init__(self) -> None:
         self.matchers: dict[bytes, tuple[int, Callable[[bytes], re.Match[bytes] | None]]] = {}
+        self.room_bytes = ROOM_BYTES_MAX
         self._learned = 0
+
+    def widen(self) -> None:
+        """An answer did not come in one piece; perhaps there was no room for it."""
+        self.room_bytes = min(2 * self.room_bytes, ROOM_BYTES_MAX)
 
     def read(self, data: bytes) -> Answer | None:
         """The answer that ``data`` is, when it looks like one before and is whole; None asks for the long way."""
@@ -47,6 +56,8 @@ class Layouts:
             return
         pattern = pattern_of(answer.head)
         if pattern is not None:
+            needed = len(answer.head) + len(b"\r\n") + len(answer.body) + ROOM_SPARE_BYTES
+            self.room_bytes = min(max(needed, self.room_bytes if self._learned else 0), ROOM_BYTES_MAX)
             self._learned += 1
             self.matchers[answer.head[:12]] = answer.status, re.compile(pattern).match
 

@@ -18,6 +18,7 @@ from loadtest.journal.sync import SyncedJournal
 from loadtest.timeline import Timeline
 from loadtest.users.arrivals import Arrivals
 from loadtest.users.connection import SWEEP_S, Sweeper
+from loadtest.users.poller import Poller
 from loadtest.users.recorder import Endpoint, Recorder
 from loadtest.users.settings import UserSettings, settings_of
 from loadtest.users.target import Target
@@ -42,6 +43,7 @@ class Process:
         self.arrivals = Arrivals(self.timeline)
         self.recorder = Recorder(environment, self.timeline)
         self.sweeper = Sweeper()
+        self.poller = Poller()
         self._journals: dict[Kind, Journal] = {}
         self._shared: dict[Hashable, object] = {}
         self._targets: dict[str, Target] = {}

@@ -13,6 +13,7 @@ from loadtest.users.connection import NoAnswer
 from loadtest.users.target import Target
 
 PATH = "/api/usages"
+_ACKNOWLEDGED = int(State.ACKNOWLEDGED)  # a member of an enum is dear to look up, and this is done for each request
 
 
 class UsageUser(BurstUser):
@@ -44,7 +45,7 @@ class UsageUser(BurstUser):
             self._journal.outcome(seq, not_acknowledged(answer.status))
             self.failed(self._endpoint, answer, started_s, '201 {"id": an integer}')
             return
-        self._slots[seq] = State.ACKNOWLEDGED | found << 8
+        self._slots[seq] = _ACKNOWLEDGED | found << 8
         if b"\r\nlocation: /api/usages/%d\r\n" % found in answer.head or answer.header("location") == f"{PATH}/{found}":
             self._endpoint.success(started_s, len(answer.body))
         else:
