@@ -86,5 +86,5 @@ def _state(thread: Path) -> str:
 def cassandra_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CassandraNode]:
     """One node for all tests; who stops it starts it again. The web instance beside it is left alone."""
     state_dir = tmp_path_factory.mktemp("cassandra")
-    with start_cluster(Options(web=1, cassandra_nodes=1, port=0, state_dir=state_dir)) as cluster:
+    with start_cluster(Options(web=1, cassandra_nodes=1, port=0, state_dir=state_dir, discard=True)) as cluster:
         yield CassandraNode(cluster)

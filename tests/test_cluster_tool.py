@@ -174,6 +174,7 @@ def test_the_command_line_says_what_the_options_say(tmp_path: Path) -> None:
         certificate=certificate,
         restart=True,
         fresh=True,
+        discard=True,
         state_dir=tmp_path,
         cassandra_heap="700M",
         env={"BUSYAPI_LOG_LEVEL": "debug", "BUSYAPI_CORS_ORIGINS": "a=b"},

@@ -41,6 +41,11 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--https-port", type=int, default=0, metavar="PORT", help="public HTTPS port, 0 is a free one")
     top.add_argument("--restart", action="store_true", help="start a process again that dies")
     top.add_argument("--fresh", action="store_true", help="begin without the data of earlier runs: it is deleted")
+    top.add_argument(
+        "--discard",
+        action="store_true",
+        help="nobody wants the data afterwards: at the end everything is killed at once",
+    )
     top.add_argument("--state-dir", type=Path, default=Path(".cluster"), metavar="DIR", help="(default .cluster)")
     top.add_argument("--cassandra-heap", default="", metavar="SIZE", help="Java heap of a node, such as 1G")
     top.add_argument(
@@ -83,6 +88,7 @@ def options_of(said: argparse.Namespace) -> Options:
         certificate=certificate,
         restart=said.restart,
         fresh=said.fresh,
+        discard=said.discard,
         state_dir=said.state_dir,
         cassandra_heap=said.cassandra_heap,
         env=dict(said.env),

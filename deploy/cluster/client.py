@@ -146,7 +146,7 @@ def arguments(options: Options) -> list[str]:
         words += ["--certificate", str(options.certificate.resolve()), "--https-port", str(options.https_port)]
     if options.cassandra_heap:
         words += ["--cassandra-heap", options.cassandra_heap]
-    words += ["--restart"] * options.restart + ["--fresh"] * options.fresh
+    words += ["--restart"] * options.restart + ["--fresh"] * options.fresh + ["--discard"] * options.discard
     if options.service_command != SERVICE:
         words += ["--service-command", shlex.join(options.service_command)]
     for name, value in options.env.items():

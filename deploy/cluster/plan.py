@@ -23,7 +23,10 @@ PORTS = range(10_240, 32_768)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What the caller asks for. A port of 0 is a free one; https_port counts only with a certificate."""
+    """What the caller asks for. A port of 0 is a free one; https_port counts only with a certificate.
+
+    With ``discard`` nobody wants the data afterwards: at the end everything is killed, where draining takes it ten seconds.
+    """
 
     web: int = 2
     cassandra_nodes: int = 1
@@ -32,6 +35,7 @@ class Options:
     certificate: Path | None = None
     restart: bool = False
     fresh: bool = False
+    discard: bool = False
     state_dir: Path = Path(".cluster")
     cassandra_heap: str = ""
     env: Mapping[str, str] = field(default_factory=dict)

@@ -233,6 +233,9 @@ class Supervisor:
             running = [child for child in self.role(role) if child.running]
             if running:
                 self.say(f"stopping {', '.join(child.name for child in running)}")
+            if self.options.discard:
+                await asyncio.gather(*(child.kill() for child in running))
+                continue
             ends = await asyncio.gather(*(child.stop() for child in running))
             clean = clean and -signal.SIGKILL not in ends
         for watcher in self._watchers:

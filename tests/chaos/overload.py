@@ -130,7 +130,9 @@ def main(words: Sequence[str] | None = None) -> int:
     say(f"{platform.node()}, {platform.machine()}; bound by {asked.bound}; {asked.env or 'default settings'}")
     tables: dict[str, list[Row]] = {}
     with tempfile.TemporaryDirectory(prefix="overload-") as directory:
-        options = Options(web=asked.web, cassandra_nodes=1, port=0, state_dir=Path(directory), env=environment)
+        options = Options(
+            web=asked.web, cassandra_nodes=1, port=0, state_dir=Path(directory), discard=True, env=environment
+        )
         with start_cluster(options) as cluster:
             if asked.bound == "store":
                 configure(cluster, SYNC_WINDOW)

@@ -69,7 +69,7 @@ def test_a_planted_bug_is_caught_by_its_name(tmp_path: Path, bug: str):
 @pytest.mark.parametrize("bug", ["client-timestamps", "none"])
 def test_timestamps_of_web_instances_are_caught(tmp_path: Path, bug: str):
     """A DELETE by the instance whose clock is slow loses to the POST before it; with the coordinators' clocks none does."""
-    options = Options(web=2, port=0, state_dir=tmp_path / "state", service_command=command(bug))
+    options = Options(web=2, port=0, state_dir=tmp_path / "state", discard=True, service_command=command(bug))
     with start_cluster(options) as cluster:
         workload = Workload(asked(cluster.base_url, "MessageUser"), tmp_path / "load")
         try:

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from tests.chaos.__main__ import Asked, all_faults, chosen, planned
-from tests.chaos.faults import Context, Failures, Fault, Needs, Sees, targets_of
+from tests.chaos.faults import WAITED_REFUSED_WITHIN_S, Context, Failures, Fault, Needs, Sees, targets_of
 from tests.chaos.schedule import Injection, may_overlap, problems, schedule
 from tests.chaos.topology import process_names, topologies
 
@@ -144,3 +144,10 @@ def test_a_run_of_the_default_length_has_200_injections():
     """Rounds of restarts and reloads counted each, as the record does."""
     plans = planned(all_faults(), Asked())
     assert sum(each.fault.rounds for _, injections in plans for each in injections) >= 200
+
+
+def test_no_fault_of_the_store_lets_a_refusal_come_later_than_queue_and_store_may_take():
+    """The bounds of the service's own settings, and a turn on a busy machine."""
+    of_the_store = [each for each in all_faults() if each.place in ("cassandra", "network", "disk")]
+    assert len(of_the_store) > 10
+    assert [each.name for each in of_the_store if each.sees.refused_within_s > WAITED_REFUSED_WITHIN_S] == []

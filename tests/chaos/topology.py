@@ -66,6 +66,7 @@ def running(topology: Topology, state_dir: Path, heap: str = "") -> Iterator[Run
             cassandra_nodes=topology.nodes,
             port=0,
             state_dir=state_dir,
+            discard=True,
             cassandra_heap=heap,
             env=preparation.env,
             service_command=preparation.service_command,

@@ -45,6 +45,7 @@ def bounded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster
         web=2,
         cassandra_nodes=1,
         port=0,
+        discard=True,
         state_dir=tmp_path_factory.mktemp("overload"),
         cassandra_heap="512M",
         env={"BUSYAPI_GROUP_SIZE_MAX": str(GROUP_SIZE_MAX)},

@@ -19,6 +19,14 @@ from typing import Any
 
 from deploy.cluster import RunningCluster
 from deploy.cluster.plan import CassandraPorts
+from service.settings import read_settings
+
+_SERVICE = read_settings({})
+TURN_S = 0.7
+"""What a client, HAProxy and an instance may wait for their turn on a busy machine that all of them share."""
+WAITED_REFUSED_WITHIN_S = round(_SERVICE.queue_wait_max_s + _SERVICE.store_timeout_s + TURN_S, 3)
+"""A 503 for what waited in vain: first in a queue, then, as a read or as a write of which nothing was sent yet, for a store that
+is there and does not answer. Nothing waits longer, as each of the two has its bound in the service's settings."""
 
 Seen = Mapping[str, Any]
 """What a fault measured, by name: what its ``inject`` and ``heal`` put into ``Context.seen``."""

@@ -10,7 +10,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from deploy.cluster import RunningCluster
-from tests.chaos.faults import Context, Failures, Fault, Needs, Preparation, Seen, Sees, targets_of
+from tests.chaos.faults import (
+    WAITED_REFUSED_WITHIN_S,
+    Context,
+    Failures,
+    Fault,
+    Needs,
+    Preparation,
+    Seen,
+    Sees,
+    targets_of,
+)
 
 OUTAGE_S = 60.0
 PAUSE_S = 10.0
@@ -18,9 +28,6 @@ ANSWER_WITHIN_S = 1.5
 """The promise is a second; the machine is shared, and the witness shares it."""
 PAUSED_ANSWER_WITHIN_S = 6.0
 """What was sent when it stopped waits for ``store_timeout_s``, 2.5 s, and for the clients' own turn on a busy machine."""
-READ_WITHIN_S = 4.0
-"""A read that was sent when it stopped is told to be over after ``store_timeout_s``: a 503, as nothing was written. So is one
-that was sent to a node that has just come back and is cold."""
 BACK_WITHIN_S = 5.0
 GROWTH_BYTES_MAX = 24 << 20
 """Of a web instance's memory within an outage, once queues and connections have their size; it is flat but for fragments."""
@@ -151,7 +158,7 @@ FAULTS = (
         does="kill -9 of the only Cassandra node at full rate, started again on its commit log",
         inject=kill,
         heal=start,
-        sees=Sees(answered_within_s=PAUSED_ANSWER_WITHIN_S, refused_within_s=READ_WITHIN_S),
+        sees=Sees(answered_within_s=PAUSED_ANSWER_WITHIN_S, refused_within_s=WAITED_REFUSED_WITHIN_S),
         length_s=(0.0, 3.0),
         lasts_s=14.0,
         after_s=5.0,
@@ -186,7 +193,9 @@ FAULTS = (
         inject=stop_still,
         heal=go_on,
         sees=Sees(
-            answered_within_s=PAUSED_ANSWER_WITHIN_S, refused_within_s=READ_WITHIN_S, back_within_s=BACK_WITHIN_S
+            answered_within_s=PAUSED_ANSWER_WITHIN_S,
+            refused_within_s=WAITED_REFUSED_WITHIN_S,
+            back_within_s=BACK_WITHIN_S,
         ),
         length_s=(PAUSE_S, PAUSE_S),
         lasts_s=0.5,
@@ -201,7 +210,7 @@ FAULTS = (
         does="the control: kill -9 with commitlog_sync: periodic, which must lose what was acknowledged",
         inject=kill,
         heal=start,
-        sees=Sees(answered_within_s=PAUSED_ANSWER_WITHIN_S, refused_within_s=READ_WITHIN_S),
+        sees=Sees(answered_within_s=PAUSED_ANSWER_WITHIN_S, refused_within_s=WAITED_REFUSED_WITHIN_S),
         needs=Needs(alone=True),
         lasts_s=12.0,
         after_s=5.0,
@@ -247,7 +256,10 @@ FAULTS = (
         inject=stop_two,
         heal=all_started,
         sees=Sees(
-            only=503, settles_s=CONVICTED_AFTER_S, answered_within_s=PAUSED_ANSWER_WITHIN_S, refused_within_s=3.0
+            only=503,
+            settles_s=CONVICTED_AFTER_S,
+            answered_within_s=PAUSED_ANSWER_WITHIN_S,
+            refused_within_s=WAITED_REFUSED_WITHIN_S,
         ),
         needs=Needs(nodes=3),
         length_s=(CONVICTED_AFTER_S + 5, CONVICTED_AFTER_S + 10),

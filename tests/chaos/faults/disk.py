@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.chaos.faults import Context, Fault, Needs, Preparation, Seen, Sees, targets_of
+from tests.chaos.faults import WAITED_REFUSED_WITHIN_S, Context, Fault, Needs, Preparation, Seen, Sees, targets_of
 from tests.chaos.faults.cassandra import PERIODIC
 from tests.chaos.faults.volume import PROGRAMS, Volume, missing, mounted
 
@@ -26,8 +26,6 @@ SLOW_S, BETWEEN_S = 0.25, 0.03
 """The disk stands still and goes on in turn, so that nearly every fsync takes up to SLOW_S and a little."""
 ANSWERED_WITHIN_S = 6.0
 """``queue_wait_max_s`` and ``store_timeout_s`` are 3.3 s together; the rest is the clients' turn on a busy machine."""
-REFUSED_WITHIN_S = 4.0
-"""A read that was sent is over after ``store_timeout_s``, with a 503."""
 
 
 def volume_of(state_dir: Path) -> Volume:
@@ -150,7 +148,7 @@ def _sync(file: Path) -> None:
 
 _NEEDS = Needs(root=True, tools=PROGRAMS, missing=missing)
 _TAKES = frozenset({"disk", "cassandra"})
-_GONE = Sees(answered_within_s=ANSWERED_WITHIN_S, refused_within_s=REFUSED_WITHIN_S)
+_GONE = Sees(answered_within_s=ANSWERED_WITHIN_S, refused_within_s=WAITED_REFUSED_WITHIN_S)
 _OF_CASSANDRA = targets_of("cassandra")
 
 FAULTS = (
@@ -160,7 +158,7 @@ FAULTS = (
         does="no space is left where the commit log is: no write is acknowledged, then all are refused; back with the space",
         inject=fill,
         heal=give_space,
-        sees=Sees(only=503, answered_within_s=ANSWERED_WITHIN_S, refused_within_s=REFUSED_WITHIN_S),
+        sees=Sees(only=503, answered_within_s=ANSWERED_WITHIN_S, refused_within_s=WAITED_REFUSED_WITHIN_S),
         needs=_NEEDS,
         length_s=(4.0, 6.0),
         lasts_s=30.0,

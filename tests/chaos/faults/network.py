@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from deploy.cluster import plan
-from tests.chaos.faults import Context, Failures, Fault, Needs, Preparation, Sees
+from tests.chaos.faults import WAITED_REFUSED_WITHIN_S, Context, Failures, Fault, Needs, Preparation, Sees
 from tests.chaos.faults.toxiproxy import DOWNSTREAM, FILE, UPSTREAM, Proxy, before_cassandra, missing
 
 STORE = "BUSYAPI_STORE"
@@ -20,8 +20,6 @@ NARROW_KB_PER_S = {UPSTREAM: 64, DOWNSTREAM: 1}
 """Groups of usages go one way, short answers the other."""
 ANSWERED_WITHIN_S = 6.0
 """``queue_wait_max_s`` and ``store_timeout_s`` are 3.3 s together; the rest is the clients' turn on a busy machine."""
-REFUSED_WITHIN_S = 4.0
-"""A read that was sent is over after ``store_timeout_s``, with a 503."""
 BACK_WITHIN_S = 6.0
 """One attempt to connect may be under way when the network is back: it ends after 2 s, and the next is 0.5 s later."""
 
@@ -74,11 +72,11 @@ def _fault(name: str, does: str, inject: Callable[[Context], None], sees: Sees, 
     )
 
 
-_GONE = Sees(answered_within_s=ANSWERED_WITHIN_S, refused_within_s=REFUSED_WITHIN_S, back_within_s=BACK_WITHIN_S)
+_GONE = Sees(answered_within_s=ANSWERED_WITHIN_S, refused_within_s=WAITED_REFUSED_WITHIN_S, back_within_s=BACK_WITHIN_S)
 _SLOW = Sees(
     failures=Failures.UNKNOWN,
     answered_within_s=ANSWERED_WITHIN_S,
-    refused_within_s=REFUSED_WITHIN_S,
+    refused_within_s=WAITED_REFUSED_WITHIN_S,
     back_within_s=BACK_WITHIN_S,
 )
 _WAYS = {UPSTREAM: "towards Cassandra", DOWNSTREAM: "from Cassandra"}
