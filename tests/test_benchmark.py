@@ -512,7 +512,7 @@ def test_generators_are_told_by_their_medians_and_locust_by_its_part_of_wrk_in_t
         "durable",
         "  wrk        30,000/s   11.0 µs of its own CPU a request; web 15.0, haproxy 15.0",
         "  Locust     27,000/s   11.0 µs of its own CPU a request; web 15.0, haproxy 15.0",
-        "  Locust ÷ wrk: 0.90 (0.85–0.95, 3 rounds)",
+        "  Locust ÷ wrk: 0.900 (half of 3 rounds: 0.85–0.95; least and most: 0.85, 0.95)",
     ]
 
 

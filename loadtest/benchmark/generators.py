@@ -1,43 +1,50 @@
-"""Load generators beside the whole stack, in turns: wrk, the benchmark's own, and Locust with its checks and journals.
+"""Load generators beside the whole stack, in turns of seconds: wrk, and Locust with its checks and journals.
 
-All post the same usages, those that ``UsageUser`` draws: a longer body costs everybody behind the generator more. wrk has
-a thousand of them and the benchmark's own generator, which sends one over and over, one of the mean length.
+Both post the same usages, those that ``UsageUser`` draws: a longer body costs everybody behind the generator more. Both run all
+the time, each with connections of its own, and are let drive in turns (SIGCONT, SIGSTOP): this machine's speed changes
+within ten seconds by more than what is to be told apart. What is counted are the service's own counts of answers.
 
-``python -m loadtest.benchmark.generators`` starts the durable stack, warms it, lets each generator drive it in a closed
+``python -m loadtest.benchmark.generators`` starts the durable stack, warms it, lets both drive it in a closed
 loop, round after round, and prints requests per second, the generator's own CPU, and Locust as a part of wrk in the same round. Locust's
-journals are reconciled with the store at the end. Exit status: 0 measured and all well, 1 not.
+journals are reconciled with the store at the end. Exit status: 0 measured and all well, 1 not, 130 Ctrl-C.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-import os
+import re
 import resource
 import secrets
-import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from deploy.cluster import ClusterError
+from deploy.cluster.child import dies_with_parent
 from loadtest.baselines.subject import ROOT
 from loadtest.benchmark import cpu
 from loadtest.benchmark.subjects import Running, durable, storeless
-from loadtest.benchmark.wrk import RATE
 from loadtest.generator import Load, run
 from loadtest.journal.bodies import Usages
 from loadtest.reconcile import reconcile
 from loadtest.report.tables import number
 
-ROUNDS, SECONDS, CONNECTIONS, WARM_UP_S = 5, 8, 256, 40
+ROUNDS, SECONDS, CONNECTIONS, WARM_UP_S = 30, 3.0, 256, 40
 BODIES = 1000
-SPAWN_S = 3
-"""Seconds at either end of a run of Locust that do not count: users come and go in them."""
+SETTLE_S = 0.5
+"""A turn's beginning, which does not count: answers lie there that nobody took."""
+START_TIMEOUT_S, END_TIMEOUT_S = 30.0, 60.0
+INTERRUPTED = 130
+_COUNTED = re.compile(r"^busyapi_requests_total{[^}]*} ([0-9.e+]+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,96 +86,125 @@ end
     )
 
 
-def drive_wrk(running: Running, seconds: int, scratch: Path) -> tuple[float, float, float]:
-    """By wrk, with one thread."""
+def commands(running: Running, connections: int, scratch: Path) -> dict[str, list[str]]:
+    """The generators' command lines: both send without an end."""
     script = scratch / "post.lua"
     script.write_bytes(wrk_script(bodies()))
-    url = f"http://127.0.0.1:{running.port}{running.path}"
-    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(script), url]
-    before = _children_s()
-    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60, check=True)
-    rate = float(RATE.findall(done.stdout)[0])
-    return rate * seconds, rate, (_children_s() - before) / (rate * seconds) * 1e6
+    host = f"http://127.0.0.1:{running.port}"
+    locust = [sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "--headless", "--only-summary"]
+    locust += ["--host", host, "--users", str(connections), "--spawn-rate", "1000", "--loglevel", "ERROR"]
+    locust += ["--journal", str(scratch / f"journals-{running.port}"), "UsageUser"]
+    wrk = ["wrk", "-t1", f"-c{connections}", "-d1h", "-s", str(script), f"{host}{running.path}"]
+    return {"wrk": wrk, "Locust": locust}
 
 
-def drive_burst(running: Running, seconds: int, _scratch: Path) -> tuple[float, float, float]:
-    """By the benchmark's own generator."""
-    usages = sorted(bodies(), key=len)
-    mean = sum(map(len, usages)) / len(usages)
-    usage = min(usages, key=lambda each: abs(len(each) - mean))
-    outcome = run(Load(running.port, CONNECTIONS, seconds, body=usage))
-    return outcome.answered, outcome.per_second, outcome.cpu_s / outcome.requests * 1e6
+class Generator:
+    """A generator that runs, and drives only while it is let."""
+
+    def __init__(self, name: str, process: subprocess.Popen[bytes]) -> None:
+        self.name = name
+        self.process = process
+
+    def go(self) -> None:
+        """Drive."""
+        self.process.send_signal(signal.SIGCONT)
+
+    def stand(self) -> None:
+        """Drive no more. Raises OSError when it has ended, as it must not."""
+        if self.process.poll() is not None:
+            raise OSError(f"{self.name} ended with exit status {self.process.returncode}")
+        self.process.send_signal(signal.SIGSTOP)
 
 
-def drive_locust(running: Running, seconds: int, scratch: Path) -> tuple[float, float, float]:
-    """By one process of Locust: UsageUser, every answer checked, every request in a journal."""
-    timeline = scratch / "timeline.json"
-    command = [sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "--headless", "--only-summary"]
-    command += ["--host", f"http://127.0.0.1:{running.port}", "--users", str(CONNECTIONS), "--spawn-rate", "1000"]
-    command += ["--run-time", f"{seconds + 2 * SPAWN_S}s", "--timeline", str(timeline), "--loglevel", "ERROR"]
-    command += ["--journal", str(scratch / f"journals-{running.port}"), "UsageUser"]
-    subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds + 120, check=True)
-    told = json.loads(timeline.read_text())
-    counted = {
-        int(second): sum(name["count"] for name in found["requests"].values())
-        for second, found in told["seconds"].items()
-    }
-    within = sorted(second for second, count in counted.items() if count)[SPAWN_S:-SPAWN_S]
-    requests = sum(counted[second] for second in within)
-    own_s = sum(used.get(str(second), 0.0) for used in told["generators"].values() for second in within)
-    return sum(counted.values()), requests / len(within), own_s / requests * 1e6
+@contextlib.contextmanager
+def started(name: str, command: Sequence[str], running: Running, log: Path) -> Iterator[Generator]:
+    """A generator that has made its connections and stands; in the end it is asked to finish, and waited for."""
+    before = answered(running)
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # Ctrl-C is for who started both
+            preexec_fn=dies_with_parent(signal.SIGKILL),  # noqa: PLW1509 - one system call, no locks
+        )
+    generator = Generator(name, process)
+    try:
+        deadline_s = time.monotonic() + START_TIMEOUT_S
+        while answered(running) - before < 10_000:
+            if process.poll() is not None or time.monotonic() > deadline_s:
+                raise OSError(f"{name} does not drive:\n{log.read_text(errors='replace')[-2000:]}")
+            time.sleep(0.2)
+        generator.stand()
+        yield generator
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGCONT)
+            try:
+                process.wait(END_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
-# Each gives all requests that it made, its rate, and its own CPU in µs per request.
-GENERATORS: dict[str, Callable[[Running, int, Path], tuple[float, float, float]]] = {
-    "wrk": drive_wrk,
-    "burst": drive_burst,
-    "Locust": drive_locust,
-}
+def answered(running: Running) -> float:
+    """How many requests the web instances have answered so far, by their own count."""
+    total = 0.0
+    for port in running.web_ports:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            total += sum(map(float, _COUNTED.findall(answer.read().decode())))
+    return total
 
 
-def in_turns(running: Running, rounds: int, seconds: int, scratch: Path) -> list[Drive]:
-    """Each generator in each round, on a quiet machine; says each as it comes.
-
-    Every other round goes backwards: what a store has to tidy up after one load it may do under the next.
-    """
+def in_turns(running: Running, rounds: int, connections: int, seconds: float, scratch: Path) -> list[Drive]:
+    """Each generator in each round, every other round the other one first; says each round as it comes."""
     drives = []
-    for turn in range(rounds):
-        for name in list(GENERATORS)[:: -1 if turn % 2 else 1]:
-            if name == "wrk" and shutil.which("wrk") is None:
-                continue
-            cpu.wait_until_quiet([running.pids()])
-            drives.append(_drive(name, turn, running, seconds, scratch))
-            last = drives[-1]
-            print(
-                f"round {turn + 1} of {rounds}: {name} {number(last.per_second, 0)}/s, {last.cpu_us:.1f} µs",
-                file=sys.stderr,
-            )
+    with contextlib.ExitStack() as stack:
+        generators = [
+            stack.enter_context(started(name, command, running, scratch / f"{name}-{running.port}.log"))
+            for name, command in commands(running, connections, scratch).items()
+        ]
+        for turn in range(rounds):
+            in_turn = generators[:: -1 if turn % 2 else 1]
+            found = [_drive(generator, turn, running, seconds) for generator in in_turn]
+            drives += found
+            said = ", ".join(f"{each.generator} {number(each.per_second, 0)}/s {each.cpu_us:.1f} µs" for each in found)
+            print(f"round {turn + 1} of {rounds}: {said}", file=sys.stderr)
     return drives
 
 
-def _drive(name: str, turn: int, running: Running, seconds: int, scratch: Path) -> Drive:
-    before = cpu.read(running.pids())
-    requests, per_second, cpu_us = GENERATORS[name](running, seconds, scratch)
-    service = cpu.used(before, cpu.read(running.pids()))
-    return Drive(name, turn, per_second, cpu_us, {role: used_s / requests * 1e6 for role, used_s in service.items()})
+def _drive(generator: Generator, turn: int, running: Running, seconds: float) -> Drive:
+    roles = {**running.pids(), generator.name: [generator.process.pid]}
+    generator.go()
+    time.sleep(SETTLE_S)
+    cpu_before, count_before, began_s = cpu.read(roles), answered(running), time.monotonic()
+    time.sleep(seconds)
+    count, took_s, cpu_after = answered(running) - count_before, time.monotonic() - began_s, cpu.read(roles)
+    generator.stand()
+    used_us = {role: used_s / count * 1e6 for role, used_s in cpu.used(cpu_before, cpu_after).items()}
+    own_us = used_us.pop(generator.name)
+    return Drive(generator.name, turn, count / took_s, own_us, used_us)
 
 
 def summary(title: str, drives: Sequence[Drive]) -> str:
     """Medians, and Locust as a part of wrk in the same round."""
     lines = [title]
-    for name in GENERATORS:
+    for name in dict.fromkeys(drive.generator for drive in drives):
         own = [drive for drive in drives if drive.generator == name]
-        if own:
-            rate, used = (statistics.median(getattr(drive, what) for drive in own) for what in ("per_second", "cpu_us"))
-            roles = {role: statistics.median(drive.service_us[role] for drive in own) for role in own[0].service_us}
-            service = ", ".join(f"{role} {used_us:.1f}" for role, used_us in roles.items())
-            lines.append(f"  {name:8}{number(rate, 0):>9}/s  {used:5.1f} µs of its own CPU a request; {service}")
+        rate, used = (statistics.median(getattr(drive, what) for drive in own) for what in ("per_second", "cpu_us"))
+        roles = {role: statistics.median(drive.service_us[role] for drive in own) for role in own[0].service_us}
+        service = ", ".join(f"{role} {used_us:.1f}" for role, used_us in roles.items())
+        lines.append(f"  {name:8}{number(rate, 0):>9}/s  {used:5.1f} µs of its own CPU a request; {service}")
     by_turn = {(drive.generator, drive.turn): drive.per_second for drive in drives}
     parts = [by_turn["Locust", turn] / rate for (name, turn), rate in by_turn.items() if name == "wrk"]
-    if parts:
+    if len(parts) > 1:
+        low, _, high = statistics.quantiles(parts, n=4)
         lines.append(
-            f"  Locust ÷ wrk: {statistics.median(parts):.2f} ({min(parts):.2f}–{max(parts):.2f}, {len(parts)} rounds)"
+            f"  Locust ÷ wrk: {statistics.median(parts):.3f} (half of {len(parts)} rounds: {low:.2f}–{high:.2f}; "
+            f"least and most: {min(parts):.2f}, {max(parts):.2f})"
         )
     return "\n".join(lines)
 
@@ -177,7 +213,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says; the exit status."""
     parser = argparse.ArgumentParser(prog="python -m loadtest.benchmark.generators", description=__doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N")
-    parser.add_argument("--seconds", type=int, default=SECONDS, metavar="S", help="of each turn")
+    parser.add_argument("--connections", type=int, default=CONNECTIONS, metavar="N", help="Locust's users as well")
+    parser.add_argument("--seconds", type=float, default=SECONDS, metavar="S", help="of each turn")
     parser.add_argument("--out", type=Path, default=Path("bench"), metavar="DIR")
     parser.add_argument("--cache", type=Path, default=Path(".cache"), metavar="DIR")
     said = parser.parse_args(arguments)
@@ -190,17 +227,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with durable(scratch) as whole, storeless(scratch) as hollow:
                 print(f"warming up for {WARM_UP_S} s", file=sys.stderr)
                 for running, warm_up_s in ((whole, WARM_UP_S), (hollow, WARM_UP_S // 8)):
-                    run(Load(running.port, CONNECTIONS, warm_up_s))
+                    run(Load(running.port, said.connections, warm_up_s))
                 drives = {
-                    "the whole stack, durable": in_turns(whole, said.rounds, said.seconds, scratch),
-                    "the stack without a store": in_turns(hollow, said.rounds, said.seconds, scratch),
+                    "the whole stack, durable": in_turns(whole, said.rounds, said.connections, said.seconds, scratch),
+                    "the stack without a store": in_turns(hollow, said.rounds, said.connections, said.seconds, scratch),
                 }
                 where = whole.keyspace
                 store = f"cassandra://{where.host}:{where.port}/{where.name}"
                 counted = reconcile(scratch / f"journals-{whole.port}", store)
-        except (ClusterError, OSError, subprocess.SubprocessError) as reason:
-            print(getattr(reason, "stderr", None) or reason, file=sys.stderr)
+        except (ClusterError, OSError) as reason:
+            print(reason, file=sys.stderr)
             return 1
+        except KeyboardInterrupt:
+            return INTERRUPTED
     said.out.mkdir(parents=True, exist_ok=True)
     document = {title: [asdict(drive) for drive in each] for title, each in drives.items()}
     (said.out / "generators.json").write_text(
@@ -209,10 +248,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print("\n".join(summary(title, each) for title, each in drives.items()))
     print(counted)
     return 0 if counted.ok else 1
-
-
-def _children_s() -> float:
-    return sum(os.times()[2:4])
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -40,6 +40,8 @@ class Running:
     """None where ids are not unique beyond one process."""
     versions: Mapping[str, str] = field(default_factory=dict)
     cluster: RunningCluster | None = None
+    web_ports: Sequence[int] = ()
+    """Of this service's web instances, past HAProxy: for their metrics."""
 
     @property
     def keyspace(self) -> Keyspace:
@@ -136,6 +138,7 @@ def durable(scratch: Path) -> Iterator[Running]:
             port=int(cluster.base_url.rpartition(":")[2]),
             pids=pids,
             cluster=cluster,
+            web_ports=[process.port for process in cluster.processes("web")],
         )
         usages, keyed = CassandraUsages(running.keyspace), CassandraKeyed(running.keyspace)
         yield replace(running, store=usages, keyed_store=keyed)
@@ -160,7 +163,13 @@ def storeless(scratch: Path) -> Iterator[Running]:
             instance.wait_until(answers(member.port, "/readyz"))
         balancer, port = load_balancer(group, haproxy, members, picker)
         roles = {"web": [instance.pid for instance in instances], "haproxy": [balancer.pid]}
-        yield Running(name="The same with the store switched off", port=port, pids=lambda: roles, ids=None)
+        yield Running(
+            name="The same with the store switched off",
+            port=port,
+            pids=lambda: roles,
+            ids=None,
+            web_ports=[member.port for member in members],
+        )
 
 
 @contextmanager

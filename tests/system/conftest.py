@@ -1,7 +1,12 @@
-"""The cluster that the system tests run against: HAProxy with HTTPS, three web instances, a real Cassandra."""
+"""The cluster that the system tests run against: HAProxy with HTTPS, three web instances, a real Cassandra.
+
+``make test-system TEST_CASSANDRA_NODES=3 ARGS="-k 'batches or read_back'"`` has three nodes, and three copies of each row. Tests of what
+users see when the only node is gone are for one node.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 from collections.abc import Iterator
@@ -13,6 +18,7 @@ import pytest
 from deploy.cluster import Options, RunningCluster, make_certificate, start_cluster
 
 WEB = 3
+NODES = int(os.environ.get("TEST_CASSANDRA_NODES", "1"))
 HERE = Path(__file__).parent
 TEST_TIMEOUT_S = 300
 """The first test waits for the whole cluster as well."""
@@ -38,7 +44,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, certificate: Path) -> Iter
     """The cluster that all system tests share. A test that stops a part of it uses whole_cluster."""
     state_dir = tmp_path_factory.mktemp("cluster")
     options = Options(
-        web=WEB, cassandra_nodes=1, port=0, certificate=certificate, state_dir=state_dir, cassandra_heap="512M"
+        web=WEB, cassandra_nodes=NODES, port=0, certificate=certificate, state_dir=state_dir, cassandra_heap="512M"
     )
     with start_cluster(options) as running:
         yield running
@@ -66,13 +72,17 @@ def base_url(cluster: RunningCluster) -> str:
 
 @pytest.fixture(scope="session")
 def cql(cluster: RunningCluster) -> Iterator[Any]:
-    """A session on the cluster's keyspace, to read the tables directly."""
+    """A session on the cluster's keyspace, to read the tables directly: what is acknowledged is there for it, of several copies too."""
     from cassandra.cluster import Cluster
+
+    from cassandra import ConsistencyLevel
 
     cassandra = cluster.state["cassandra"]
     no_delay = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
     driver = Cluster(cassandra["hosts"], port=cassandra["port"], sockopts=no_delay, protocol_version=5)
     try:
-        yield driver.connect(cassandra["keyspace"])
+        session = driver.connect(cassandra["keyspace"])
+        session.default_consistency_level = ConsistencyLevel.QUORUM
+        yield session
     finally:
         driver.shutdown()

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from deploy.cluster import RunningCluster
 from tests.system.batches import BATCH, LINES_TYPE, BatchStream, count, export, keyed, now, post_batch
 from tests.system.tables import rows_with, wait_until_readable
+from tests.system.whole_store import kill_store, start_store
 from tests.system.wire import JSON_TYPE, Answer, call, post_usage
 
 BACK_WITHIN_S = 120
@@ -118,9 +119,9 @@ def test_each_item_is_told_what_became_of_it_and_the_tables_agree(whole_cluster:
     sender = Sender(url)
     key, usage = sender.key(), sender.usage()
     assert_told_while_all_is_well(sender, key, usage)
-    whole_cluster.kill("cassandra1")
+    kill_store(whole_cluster)
     away = told_while_away(sender, key, usage)
-    whole_cluster.start("cassandra1", wait=False)
+    start_store(whole_cluster, wait=False)
     keep_asking(sender)
     # A retry was certainly not stored; of what is unknown there may be one already.
     for told in away:

@@ -17,6 +17,7 @@ from tests.system.background import Background
 from tests.system.batches import Row, count, export, keyed, now, pages, post_batch
 from tests.system.tables import assert_promises_kept, wait_until_readable
 from tests.system.traffic import Traffic
+from tests.system.whole_store import kill_store, start_store
 from tests.system.wire import Closed, assert_problem, call, post_usage
 
 BACK_WITHIN_S = 120
@@ -102,9 +103,9 @@ def test_counts_equal_exports_in_every_window_after_faults(whole_cluster: Runnin
         whole_cluster.kill("web2")
         traffic.flow(300)
         whole_cluster.start("web2", wait=False)
-        whole_cluster.kill("cassandra1")
+        kill_store(whole_cluster)
         traffic.flow(30, status=503)
-        whole_cluster.start("cassandra1")
+        start_store(whole_cluster)
         traffic.flow(300, status=201, time_limit_s=BACK_WITHIN_S)
     whole_cluster.wait_until_ready()
     wait_until_readable(cql)
