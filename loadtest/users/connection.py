@@ -70,7 +70,7 @@ class Connection:
     """
 
     __slots__ = (
-        "_connect_timeout_s", "_greenlet", "_hub_switch", "_loop", "_poller", "_raw", "_reader", "_recv", "_send", "_sweeper",
+        "_connect_timeout_s", "_greenlet", "_hub_switch", "_left", "_loop", "_poller", "_raw", "_reader", "_recv", "_send", "_sweeper",
         "_timeout_s", "_watched", "_wire", "deadline_s", "failed_opens", "target",
     )  # fmt: skip
 
@@ -91,6 +91,7 @@ class Connection:
         self._raw: _socket.socket | None = None
         self._wire: Wire | None = None
         self._watched = -1
+        self._left: tuple[int, OSError | None] | None = None
         self._reader = AnswerReader()
 
     @property
@@ -103,14 +104,22 @@ class Connection:
         if self._wire is None:
             self.open()
         try:
-            try:
-                sent = self._send(request)
-            except OSError as error:
-                sent = self._not_sent(error)
+            outgoing = self._poller.outgoing
+            if outgoing is not None:
+                outgoing.append((self, self._send, request))
+            else:
+                try:
+                    sent = self._send(request)
+                    if sent != len(request):
+                        self._left = sent, None
+                except OSError as error:
+                    self._left = 0, error
             self.deadline_s = self._sweeper.now_s + self._timeout_s
-            if sent != len(request):
-                self._send_rest(request[sent:])
-            self._hub_switch()
+            if self._left is None:
+                self._hub_switch()
+            if self._left is not None:
+                self._send_rest(request)
+                self._hub_switch()
             try:
                 data = self._recv(layouts.room_bytes)
             except BlockingIOError:
@@ -233,14 +242,20 @@ class Connection:
             watcher.stop()
             watcher.close()
 
-    def _not_sent(self, error: OSError) -> int:
-        """0 when the kernel has no room now; otherwise no byte left, and none will."""
-        if isinstance(error, BlockingIOError):
-            return 0
-        self.close()
-        raise NoAnswer(f"connection broke before the request left: {_text(error)}", sent=False) from error
+    def not_sent(self, sent: int, error: OSError | None) -> None:
+        """Tell the greenlet that waits for an answer that only so many bytes of its request left; only the hub calls this."""
+        if self.deadline_s != NEVER:
+            self._left = sent, error
+            self._greenlet.switch()
 
-    def _send_rest(self, rest: bytes) -> None:
+    def _send_rest(self, request: bytes) -> None:
+        """What of a request did not leave at once: the kernel had no room for it, or it cannot leave any more."""
+        assert self._left is not None
+        (sent, error), self._left = self._left, None
+        if error is not None and not isinstance(error, BlockingIOError):
+            self.close()
+            raise NoAnswer(f"connection broke before the request left: {_text(error)}", sent=False) from error
+        rest = request[sent:]
         while rest:
             self._wait_for_write(self._connected())
             with contextlib.suppress(BlockingIOError):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import gevent
 from gevent.monkey import get_original
@@ -14,18 +16,33 @@ READY_MAX = 1024
 """Told of in one look; what is left is told of in the next."""
 
 
+class Sender(Protocol):
+    """Whose requests wait for the end of a look."""
+
+    def not_sent(self, sent: int, error: OSError | None) -> None:
+        """Only so many bytes of it left."""
+
+
+Outgoing = deque[tuple[Sender, Callable[[bytes], int], bytes]]
+
+
 class Poller:
     """Calls whoever can read, from the hub, as long as what has come is there.
 
     The loop has a watcher for the epoll itself, in place of one for each socket, which it would call one after the other: that
     is half a microsecond less for each request. Who is called may be called for nothing, as something else may have taken in
     what came, or have opened another socket with the same number.
+
+    While it calls, ``outgoing`` takes what is to be sent (else it is None): who, by which function, which bytes. All of it leaves
+    when everybody was called. A request that is sent alone wakes everyone on its way to the store, and each of them for
+    one request; the service took a fifth more CPU so.
     """
 
     def __init__(self) -> None:
         self._calls: dict[int, Callable[[], None]] = {}
         self._epoll: Any = None
         self._watcher: Any = None
+        self.outgoing: Outgoing | None = None
 
     def add(self, number: int, call: Callable[[], None]) -> None:
         """From now on ``call`` is called when the socket of this number can be read."""
@@ -49,7 +66,27 @@ class Poller:
 
     def _look(self) -> None:
         find = self._calls.get
-        for number, _ in self._epoll.poll(0, READY_MAX):
-            call = find(number)
-            if call is not None:
-                call()
+        outgoing: Outgoing = deque()
+        self.outgoing = outgoing
+        ready = iter(self._epoll.poll(0, READY_MAX))
+        while True:
+            try:
+                for number, _ in ready:
+                    call = find(number)
+                    if call is not None:
+                        call()
+                self.outgoing = None
+                while outgoing:
+                    sender, send, request = outgoing.popleft()
+                    try:
+                        sent = send(request)
+                    except OSError as error:
+                        sender.not_sent(0, error)
+                    else:
+                        if sent != len(request):
+                            sender.not_sent(sent, None)
+            except BaseException:  # noqa: BLE001 - Ctrl-C as well
+                # Gevent stops the watcher of whoever raises, and this one is everybody's.
+                gevent.get_hub().handle_error(self, *sys.exc_info())
+            else:
+                return
