@@ -6,7 +6,6 @@ users see when the only node is gone are for one node.
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 from collections.abc import Iterator
@@ -16,9 +15,9 @@ from typing import Any
 import pytest
 
 from deploy.cluster import Options, RunningCluster, make_certificate, start_cluster
+from tests.system.whole_store import NODES
 
 WEB = 3
-NODES = int(os.environ.get("TEST_CASSANDRA_NODES", "1"))
 HERE = Path(__file__).parent
 TEST_TIMEOUT_S = 300
 """The first test waits for the whole cluster as well."""

@@ -123,3 +123,21 @@ class Load:
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{self.log()}"
         found: dict[str, Any] = json.loads(report.read_text())
         return found
+
+
+@dataclass(frozen=True)
+class Together:
+    """Load tests that ran side by side, by their names, and what the store has of all of them."""
+
+    loads: dict[str, Load]
+    found: dict[str, Any]
+
+    @classmethod
+    def run(cls, cluster: RunningCluster, directory: Path, words: dict[str, list[str]]) -> Together:
+        """Run all to their ends, which must come, without a failed request, and compare with the store once."""
+        loads = {name: Load(directory / name, cluster.base_url) for name in words}
+        with contextlib.ExitStack() as running:
+            processes = [running.enter_context(load.alone(*words[name])) for name, load in loads.items()]
+            for (process,), load in zip(processes, loads.values(), strict=True):
+                assert process.wait(RUN_TIMEOUT_S) == 0, load.log()
+        return cls(loads, Load(directory, cluster.base_url).reconciled(store_of(cluster)))

@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 from deploy.cluster import RunningCluster
 from tests.system.batches import BATCH, LINES_TYPE, BatchStream, count, export, keyed, now, post_batch
 from tests.system.tables import rows_with, wait_until_readable
-from tests.system.whole_store import kill_store, start_store
+from tests.system.whole_store import ACK, kill_store, start_store
 from tests.system.wire import JSON_TYPE, Answer, call, post_usage
 
 BACK_WITHIN_S = 120
-ACK = "fsync; replicas=1/1"
 ACK_WITHIN_S = 30
 """After a node was started anew: until it was asked how it keeps its commit log."""
 
@@ -196,7 +195,7 @@ def assert_rows(rows: Counter[Any], sender: Sender, *, keyed_ones: bool) -> None
 
 
 def test_every_write_of_usages_says_what_it_is_worth(base_url: str) -> None:
-    """One node with a commit log that is fsynced in batches: so says each 2xx of a write, and no refusal."""
+    """A commit log that is fsynced in batches, one copy or a quorum of three: so says each 2xx of a write, and no refusal."""
     deadline_s = time.monotonic() + ACK_WITHIN_S
     while post_usage(base_url, b"{}").header("ack") != ACK and time.monotonic() < deadline_s:
         time.sleep(0.2)

@@ -10,7 +10,7 @@ import pytest
 
 from deploy.cluster import RunningCluster
 from tests.support import eventually
-from tests.system.locusts import RUN_TIMEOUT_S, Load, store_of
+from tests.system.locusts import RUN_TIMEOUT_S, Load, Together, store_of
 
 STALL_S = 2.0
 TAKE_OVER_TIMEOUT_S = 40
@@ -23,39 +23,59 @@ def load(cluster: RunningCluster, tmp_path: Path) -> Load:
     return Load(tmp_path, cluster.base_url)
 
 
-@pytest.mark.parametrize(
-    ("user", "names"),
-    [
-        ("UsageUser", {"POST /api/usages"}),
-        ("KeyedUsageUser", {"POST /api/usages"}),
-        ("MessageUser", {"POST /messages", "GET /messages", "DELETE /messages"}),
-    ],
-)
-def test_each_user_is_answered_as_it_should_be(cluster: RunningCluster, load: Load, user: str, names: set[str]) -> None:
-    """A few seconds in a closed loop: every answer passes its checks, and the store holds what was acknowledged."""
-    load.run("--users=8", "--run-time=3s", user)
+USERS = {
+    "UsageUser": {"POST /api/usages"},
+    "KeyedUsageUser": {"POST /api/usages"},
+    "MessageUser": {"POST /messages", "GET /messages", "DELETE /messages"},
+}
+"""What each asks for."""
+SHAPES = {
+    "ramp-to-16k": (["--peak=400", "--ramp-s=2", "--hold-s=2"], 1_200),
+    "burst": (["--peak=400", "--bursts=2", "--idle-s=1", "--burst-s=1"], 1_200),
+    "soak": (["--rate=200", "--run-time=4s"], 700),
+    "step": (["--step-from=100", "--step-s=5", "--run-time=7s", "--latency-limit-ms=5000"], 800),
+    "ab-ladder": (["--ladder=1,4,16", "--level-s=2"], 0),
+}
+"""Each in small, and how many requests it offers."""
+
+
+@pytest.fixture(scope="module")
+def users(cluster: RunningCluster, tmp_path_factory: pytest.TempPathFactory) -> Together:
+    """Each user for a few seconds in a closed loop, all at once."""
+    words = {user: ["--users=8", "--run-time=3s", user] for user in USERS}
+    return Together.run(cluster, tmp_path_factory.mktemp("users"), words)
+
+
+@pytest.fixture(scope="module")
+def shapes(cluster: RunningCluster, tmp_path_factory: pytest.TempPathFactory) -> Together:
+    """Each shape, all at once."""
+    words = {shape: ["--users=32", f"--shape={shape}", *more, "UsageUser"] for shape, (more, _) in SHAPES.items()}
+    return Together.run(cluster, tmp_path_factory.mktemp("shapes"), words)
+
+
+@pytest.mark.parametrize("user", USERS)
+def test_each_user_is_answered_as_it_should_be(users: Together, user: str) -> None:
+    """Every answer passes its checks."""
+    load = users.loads[user]
     seen = {name for second in load.timeline["seconds"].values() for name in second["requests"]}
-    for name in names:
+    for name in USERS[user]:
         assert any(one.startswith(name) for one in seen), (name, seen)
-    found = load.reconciled(store_of(cluster))
-    assert found["sent"] == found["acknowledged"] + found["deleted"] + found["unknown"] > 100
+    assert load.totals["answered"] > 100
+    assert load.totals["failed"] == 0
+
+
+def test_the_store_holds_what_users_were_told(users: Together) -> None:
+    """All that was acknowledged, and nothing that was deleted."""
+    found = users.found
+    assert found["sent"] == found["acknowledged"] + found["deleted"] > 300
     assert found["unknown"] == 0
+    assert found["journals"] == len(USERS)
 
 
-@pytest.mark.parametrize(
-    ("shape", "offered"),
-    [
-        (["--shape=ramp-to-16k", "--peak=400", "--ramp-s=2", "--hold-s=2"], 1_200),
-        (["--shape=burst", "--peak=400", "--bursts=2", "--idle-s=1", "--burst-s=1"], 1_200),
-        (["--shape=soak", "--rate=200", "--run-time=4s"], 700),
-        (["--shape=step", "--step-from=100", "--step-s=5", "--run-time=7s", "--latency-limit-ms=5000"], 800),
-        (["--shape=ab-ladder", "--ladder=1,4,16", "--level-s=2"], 0),
-    ],
-    ids=lambda value: value[0].removeprefix("--shape=") if isinstance(value, list) else str(value),
-)
-def test_each_shape_offers_its_load(cluster: RunningCluster, load: Load, shape: list[str], offered: int) -> None:
-    """What its curve comes to, in small; everything is sent, answered, and in the store; the result is said."""
-    load.run("--users=32", *shape, "UsageUser")
+@pytest.mark.parametrize("shape", SHAPES)
+def test_each_shape_offers_its_load(shapes: Together, shape: str) -> None:
+    """What its curve comes to, in small; everything is sent and answered; the result is said."""
+    load, offered = shapes.loads[shape], SHAPES[shape][1]
     totals = load.totals
     assert totals["offered"] == pytest.approx(offered, rel=0.25)
     assert totals["begun"] > 0
@@ -65,8 +85,12 @@ def test_each_shape_offers_its_load(cluster: RunningCluster, load: Load, shape: 
         assert totals["begun"] + totals["unsent"] == totals["offered"]
         assert totals["unsent"] < 0.1 * offered
         assert f"offered {totals['offered']:,}" in load.log()
-    found = load.reconciled(store_of(cluster))
-    assert found["acknowledged"] == totals["answered"]
+
+
+def test_the_store_holds_what_every_shape_was_told(shapes: Together) -> None:
+    """As many as were answered, of each."""
+    assert shapes.found["acknowledged"] == sum(load.totals["answered"] for load in shapes.loads.values())
+    assert shapes.found["journals"] == len(SHAPES)
 
 
 def test_two_workers_share_the_rate_and_their_journals_never_meet(cluster: RunningCluster, load: Load) -> None:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 from deploy.cluster import RunningCluster
+
+NODES = int(os.environ.get("TEST_CASSANDRA_NODES", "1"))
+"""Of the cluster that the system tests share."""
+ACK = "fsync; replicas=1/1" if NODES == 1 else "fsync; replicas=2/3"
+"""What a write is worth there: a quorum of three copies where there are three nodes."""
 
 
 def kill_store(cluster: RunningCluster) -> None:
