@@ -6,6 +6,7 @@ import contextlib
 import socket
 import struct
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 
 import gevent
@@ -57,9 +58,11 @@ class Noted:
         self.told.append((sent, error))
 
 
-def look() -> None:
-    """Let the hub run."""
-    gevent.sleep(0.02)
+def look(until: Callable[[], bool]) -> None:
+    """Let the hub run until something is so."""
+    with gevent.Timeout(10):
+        while not until():
+            gevent.sleep(0.005)
 
 
 def test_what_is_sent_in_a_look_leaves_when_everybody_was_called():
@@ -83,7 +86,7 @@ def test_what_is_sent_in_a_look_leaves_when_everybody_was_called():
         for number, (_, theirs) in enumerate(sockets):
             theirs.send(b"%d" % number)
         assert poller.outgoing is None
-        look()
+        look(lambda: len(left) == 3)
         assert sorted(called) == [b"0", b"1", b"2"]
         assert left == [b"again"] * 3
         assert [theirs.recv(10) for _, theirs in sockets] == [b"again"] * 3
@@ -120,7 +123,7 @@ def test_who_could_not_send_is_told_how_much_left_and_why():
 
         poller.add(ours.fileno(), call)
         theirs.send(b"1")
-        look()
+        look(lambda: bool(left))
         poller.remove(ours.fileno())
     assert [(sent, type(error)) for sent, error in full.told] == [(0, BlockingIOError)]
     assert part.told == [(4, None)]
@@ -150,15 +153,66 @@ def test_one_that_fails_takes_nobody_elses_request_along(capfd: pytest.CaptureFi
             poller.add(ours.fileno(), call(ours))
         for _, theirs in sockets:
             theirs.send(b"1")
-        look()
-        assert left == [b"x"] * 3
+        look(lambda: len(left) == 3)
         for _, theirs in sockets:
             theirs.send(b"2")
-        look()
-        assert left == [b"x"] * 6
+        look(lambda: len(left) == 6)
         for ours, _ in sockets:
             poller.remove(ours.fileno())
     assert "planted" in capfd.readouterr().err
+
+
+def test_ctrl_c_amid_a_look_is_heard_and_the_look_goes_on():
+    """Who waits in the main greenlet gets it, as from any callback; what was answered meanwhile is read and sent."""
+    poller = Poller()
+    left: list[bytes] = []
+    interrupts = [KeyboardInterrupt()]
+
+    def call(ours: socket.socket) -> Callable[[], None]:
+        def send_or_interrupt() -> None:
+            ours.recv(10)
+            assert poller.outgoing is not None
+            poller.outgoing.append((Noted(), noting(left), b"x"))
+            if interrupts:
+                raise interrupts.pop()
+
+        return send_or_interrupt
+
+    with pairs(3) as sockets:
+        for ours, _ in sockets:
+            poller.add(ours.fileno(), call(ours))
+        for _, theirs in sockets:
+            theirs.send(b"1")
+        with pytest.raises(KeyboardInterrupt):
+            look(lambda: False)
+        look(lambda: len(left) == 3)
+        for ours, _ in sockets:
+            poller.remove(ours.fileno())
+
+
+def test_an_interrupt_as_a_look_begins_stops_it_no_longer_than_until_it_is_looked_after():
+    """Gevent stops the watcher then, and nothing that was queued leaves any more; what comes later is read."""
+    poller = Poller()
+    left: list[bytes] = []
+
+    def call() -> None:
+        ours.recv(10)
+        assert poller.outgoing is not None
+        poller.outgoing.append((Noted(), noting(left), b"x"))
+
+    with pairs(1) as [(ours, theirs)]:
+        poller.add(ours.fileno(), call)
+        poller._watcher.stop()
+        poller.outgoing = deque()
+        theirs.send(b"1")
+        gevent.sleep(0.02)
+        assert left == []
+        poller.keep_watching()
+        assert vars(poller)["outgoing"] is None
+        look(lambda: left == [b"x"])
+        poller.keep_watching()
+        poller.remove(ours.fileno())
+    poller.keep_watching()
 
 
 LARGE = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 8000000\r\n\r\n" + b"x" * 8_000_000
@@ -250,5 +304,6 @@ def test_who_was_taken_away_is_not_called_any_more():
                 poller.add(number, take_away_the_other(number))
             for _, theirs in sockets:
                 theirs.send(b"1")
-            look()
+            look(lambda: bool(called))
+            gevent.sleep(0.02)
             assert len(called) == 1

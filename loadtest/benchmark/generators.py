@@ -34,8 +34,11 @@ from loadtest.baselines.subject import ROOT
 from loadtest.benchmark import cpu
 from loadtest.benchmark.subjects import Running, durable, storeless
 from loadtest.generator import Load, run
+from loadtest.interrupting import interruptible
+from loadtest.journal import JournalError
 from loadtest.journal.bodies import Usages
-from loadtest.reconcile import reconcile
+from loadtest.reconcile import Reconciliation, reconcile
+from loadtest.reconcile.sources import StoreUnreadable
 from loadtest.report.tables import number
 
 ROUNDS, SECONDS, CONNECTIONS, WARM_UP_S = 30, 3.0, 256, 40
@@ -44,7 +47,9 @@ SETTLE_S = 0.5
 """A turn's beginning, which does not count: answers lie there that nobody took."""
 START_TIMEOUT_S, END_TIMEOUT_S = 30.0, 60.0
 INTERRUPTED = 130
-_COUNTED = re.compile(r"^busyapi_requests_total{[^}]*} ([0-9.e+]+)$", re.MULTILINE)
+SECONDS_MAX = 8.0
+"""A generator stands for two turns at most, and HAProxy closes what was idle for 20 s."""
+_STORED = re.compile(r'^busyapi_requests_total{[^}]*status="201"[^}]*} ([0-9.e+]+)$', re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,11 +156,11 @@ def started(name: str, command: Sequence[str], running: Running, log: Path) -> I
 
 
 def answered(running: Running) -> float:
-    """How many requests the web instances have answered so far, by their own count."""
+    """How many usages the web instances have stored so far, by their own count of 201s."""
     total = 0.0
     for port in running.web_ports:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-            total += sum(map(float, _COUNTED.findall(answer.read().decode())))
+            total += sum(map(float, _STORED.findall(answer.read().decode())))
     return total
 
 
@@ -184,6 +189,8 @@ def _drive(generator: Generator, turn: int, running: Running, seconds: float) ->
     time.sleep(seconds)
     count, took_s, cpu_after = answered(running) - count_before, time.monotonic() - began_s, cpu.read(roles)
     generator.stand()
+    if not count:
+        raise OSError(f"{generator.name} stored nothing in {took_s:.1f} s")
     used_us = {role: used_s / count * 1e6 for role, used_s in cpu.used(cpu_before, cpu_after).items()}
     own_us = used_us.pop(generator.name)
     return Drive(generator.name, turn, count / took_s, own_us, used_us)
@@ -218,36 +225,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("bench"), metavar="DIR")
     parser.add_argument("--cache", type=Path, default=Path(".cache"), metavar="DIR")
     said = parser.parse_args(arguments)
+    if not 0 < said.seconds <= SECONDS_MAX:
+        parser.error(f"--seconds is above 0 and at most {SECONDS_MAX:g}")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, hard), hard))
     said.cache.mkdir(parents=True, exist_ok=True)
+    said.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=said.cache, prefix="generators-", ignore_cleanup_errors=True) as at:
-        scratch = Path(at).resolve()
         try:
-            with durable(scratch) as whole, storeless(scratch) as hollow:
-                print(f"warming up for {WARM_UP_S} s", file=sys.stderr)
-                for running, warm_up_s in ((whole, WARM_UP_S), (hollow, WARM_UP_S // 8)):
-                    run(Load(running.port, said.connections, warm_up_s))
-                drives = {
-                    "the whole stack, durable": in_turns(whole, said.rounds, said.connections, said.seconds, scratch),
-                    "the stack without a store": in_turns(hollow, said.rounds, said.connections, said.seconds, scratch),
-                }
-                where = whole.keyspace
-                store = f"cassandra://{where.host}:{where.port}/{where.name}"
-                counted = reconcile(scratch / f"journals-{whole.port}", store)
-        except (ClusterError, OSError) as reason:
+            with interruptible():
+                counted = measured(said, Path(at).resolve())
+        except (ClusterError, OSError, JournalError, StoreUnreadable) as reason:
             print(reason, file=sys.stderr)
             return 1
         except KeyboardInterrupt:
             return INTERRUPTED
-    said.out.mkdir(parents=True, exist_ok=True)
-    document = {title: [asdict(drive) for drive in each] for title, each in drives.items()}
+    print(counted)
+    return 0 if counted.ok else 1
+
+
+def measured(said: argparse.Namespace, scratch: Path) -> Reconciliation:
+    """Measure, print and write down what came of it, and compare Locust's journals with the store."""
+    with durable(scratch) as whole, storeless(scratch) as hollow:
+        print(f"warming up for {WARM_UP_S} s", file=sys.stderr)
+        document: dict[str, object] = {}
+        for running, warm_up_s in ((whole, WARM_UP_S), (hollow, WARM_UP_S // 8)):
+            run(Load(running.port, said.connections, warm_up_s))
+        for title, running in (("the whole stack, durable", whole), ("the stack without a store", hollow)):
+            drives = in_turns(running, said.rounds, said.connections, said.seconds, scratch)
+            print(summary(title, drives), flush=True)
+            document[title] = [asdict(drive) for drive in drives]
+            (said.out / "generators.json").write_text(json.dumps(document, indent=1) + "\n")
+        where = whole.keyspace
+        counted = reconcile(scratch / f"journals-{whole.port}", f"cassandra://{where.host}:{where.port}/{where.name}")
     (said.out / "generators.json").write_text(
         json.dumps(document | {"reconciliation": counted.as_dict()}, indent=1) + "\n"
     )
-    print("\n".join(summary(title, each) for title, each in drives.items()))
-    print(counted)
-    return 0 if counted.ok else 1
+    return counted
 
 
 if __name__ == "__main__":

@@ -176,6 +176,7 @@ class Connection:
     def close(self) -> None:
         """Close; the next exchange opens it again."""
         self.deadline_s = NEVER
+        self._left = None
         self._sweeper.connections.discard(self)
         self._wire = None
         if self._watched >= 0:

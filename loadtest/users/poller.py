@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import gevent
@@ -35,7 +35,7 @@ class Poller:
 
     While it calls, ``outgoing`` takes what is to be sent (else it is None): who, by which function, which bytes. All of it leaves
     when everybody was called. A request that is sent alone wakes everyone on its way to the store, and each of them for
-    one request; the service took a fifth more CPU so.
+    one request; the service took a fifth more CPU per request that way.
     """
 
     def __init__(self) -> None:
@@ -64,13 +64,21 @@ class Poller:
             self._epoll.close()
             self._epoll = self._watcher = None
 
+    def keep_watching(self) -> None:
+        """Look again after an interrupt that came as a look began or ended; to be called now and then, from the hub."""
+        if self._watcher is not None and not self._watcher.active:
+            self.outgoing = None
+            self._watcher.start(self._look)
+
     def _look(self) -> None:
         find = self._calls.get
         outgoing: Outgoing = deque()
-        self.outgoing = outgoing
-        ready = iter(self._epoll.poll(0, READY_MAX))
+        ready: Iterator[tuple[int, int]] | None = None
         while True:
             try:
+                if ready is None:
+                    ready = iter(self._epoll.poll(0, READY_MAX))
+                    self.outgoing = outgoing
                 for number, _ in ready:
                     call = find(number)
                     if call is not None:

@@ -127,6 +127,7 @@ class Process:
         self._journals.clear()
 
     def _housekeep(self) -> None:
+        self.poller.keep_watching()
         self.sweeper.sweep()
         now_unix_s = time.time()
         self.flush()

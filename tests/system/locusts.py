@@ -95,7 +95,7 @@ class Load:
 
     def log(self) -> str:
         """What its processes said."""
-        return "\n".join(f"{path.name}:\n{path.read_text()}" for path in sorted(self.directory.glob("*.log")))
+        return "\n".join(f"{path.name}:\n{path.read_text()}" for path in sorted(self.directory.rglob("*.log")))
 
     @property
     def timeline(self) -> dict[str, Any]:

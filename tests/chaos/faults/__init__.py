@@ -26,7 +26,8 @@ TURN_S = 0.7
 """What a client, HAProxy and an instance may wait for their turn on a busy machine that all of them share."""
 WAITED_REFUSED_WITHIN_S = round(_SERVICE.queue_wait_max_s + _SERVICE.store_timeout_s + TURN_S, 3)
 """A 503 for what waited in vain: first in a queue, then, as a read or as a write of which nothing was sent yet, for a store that
-is there and does not answer. Nothing waits longer, as each of the two has its bound in the service's settings."""
+is there and does not answer. Each of the two has its bound in the service's settings. HAProxy's own queue (800 ms) comes before them
+only when an instance has 1,000 requests at work (WEB_MAXCONN), more than these loads have connections."""
 
 Seen = Mapping[str, Any]
 """What a fault measured, by name: what its ``inject`` and ``heal`` put into ``Context.seen``."""
