@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from deploy.cluster import ClusterError, Options, RunningCluster, start_cluster
+from tests.system.whole_store import of_one_node
 
 WITHIN_S = 20
 
