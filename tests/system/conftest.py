@@ -72,16 +72,20 @@ def base_url(cluster: RunningCluster) -> str:
 @pytest.fixture(scope="session")
 def cql(cluster: RunningCluster) -> Iterator[Any]:
     """A session on the cluster's keyspace, to read the tables directly: what is acknowledged is there for it, of several copies too."""
-    from cassandra.cluster import Cluster
+    from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile
 
     from cassandra import ConsistencyLevel
 
     cassandra = cluster.state["cassandra"]
     no_delay = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
-    driver = Cluster(cassandra["hosts"], port=cassandra["port"], sockopts=no_delay, protocol_version=5)
+    driver = Cluster(
+        cassandra["hosts"],
+        port=cassandra["port"],
+        sockopts=no_delay,
+        protocol_version=5,
+        execution_profiles={EXEC_PROFILE_DEFAULT: ExecutionProfile(consistency_level=ConsistencyLevel.QUORUM)},
+    )
     try:
-        session = driver.connect(cassandra["keyspace"])
-        session.default_consistency_level = ConsistencyLevel.QUORUM
-        yield session
+        yield driver.connect(cassandra["keyspace"])
     finally:
         driver.shutdown()
