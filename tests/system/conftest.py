@@ -23,8 +23,11 @@ TEST_TIMEOUT_S = 300
 """The first test waits for the whole cluster as well."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything in this folder is a system test and has time for a cluster."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Everything in this folder is a system test and has time for a cluster; where there are three nodes, no test of one is run."""
+    of_one = [item for item in items if NODES != 1 and item.get_closest_marker("one_node")]
+    config.hook.pytest_deselected(items=of_one)
+    items[:] = [item for item in items if item not in of_one]
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.system)

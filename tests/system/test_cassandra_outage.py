@@ -14,10 +14,9 @@ import pytest
 from deploy.cluster import RunningCluster
 from tests.system.tables import assert_promises_kept, usages_by_key, wait_until_readable
 from tests.system.traffic import Call, Traffic, send_all
-from tests.system.whole_store import of_one_node
 from tests.system.wire import JSON_TYPE, assert_problem, call, post_message, post_usage
 
-pytestmark = [pytest.mark.usefixtures("whole_cluster"), of_one_node]
+pytestmark = [pytest.mark.usefixtures("whole_cluster"), pytest.mark.one_node]
 
 ANSWER_WITHIN_S = 1.0
 SLACK_S = 1.0

@@ -15,7 +15,6 @@ import psutil
 import pytest
 
 from deploy.cluster import ClusterError, Options, RunningCluster, start_cluster
-from tests.system.whole_store import of_one_node
 
 WITHIN_S = 20
 
@@ -102,7 +101,7 @@ def test_a_process_that_dies_is_reported_and_stays_dead_while_the_others_go_on(w
     assert after.pid != before.pid
 
 
-@of_one_node
+@pytest.mark.one_node
 def test_the_state_file_names_every_process(cluster: RunningCluster):
     """state.json has what a script needs: addresses, ports, pids and logs, HAProxy's pid its master's."""
     state = cluster.state
@@ -119,7 +118,7 @@ def test_the_state_file_names_every_process(cluster: RunningCluster):
         assert Path(entry["log"]).is_file()
 
 
-@of_one_node
+@pytest.mark.one_node
 def test_actions_on_a_process_that_is_not_there_say_which_are(cluster: RunningCluster):
     """A wrong name is answered with the right ones."""
     with pytest.raises(ClusterError, match="there is no process web9; there are cassandra1, web1"):

@@ -18,7 +18,6 @@ import pytest
 
 from deploy.cluster import RunningCluster
 from tests.system.test_shedding import ROOT, free_port, haproxy_before, wait_for
-from tests.system.whole_store import of_one_node
 from tests.system.wire import Closed, assert_problem, call, post_usage
 
 READY_WITHIN_S = 30.0
@@ -172,7 +171,7 @@ def test_everything_at_once_ends_well(cluster: RunningCluster, tmp_path: Path) -
             eventually(lambda where=where: post_usage(where, b"{}").status == 201)  # type: ignore[misc]
 
 
-@of_one_node
+@pytest.mark.one_node
 def test_the_order_upside_down(whole_cluster: RunningCluster, tmp_path: Path) -> None:
     """HAProxy, then a web instance, then the schema step, and Cassandra last, after a while: each waits for the next."""
     store = store_of(whole_cluster, f"last_{uuid.uuid4().hex}")

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 
-import pytest
-
 from deploy.cluster import RunningCluster
 
 NODES = int(os.environ.get("TEST_CASSANDRA_NODES", "1"))
 """Of the cluster that the system tests share."""
 if NODES not in (1, 3):
     raise ValueError(f"TEST_CASSANDRA_NODES is 1 or 3, not {NODES}")
-of_one_node = pytest.mark.skipif(NODES != 1, reason="what users see when the only node is gone")
 ACK = "fsync; replicas=1/1" if NODES == 1 else "fsync; replicas=2/3"
 """What a write is worth there: a quorum of three copies where there are three nodes."""
 
