@@ -71,17 +71,17 @@ cluster: venv
 none = $(if $(ARGS),|| [ $$? = 5 ])
 
 # Half of what they do is waiting.
-lanes = $$((2 * $$(getconf _NPROCESSORS_ONLN)))
+pytest_workers = $$((2 * $$(getconf _NPROCESSORS_ONLN)))
 
 test: system-packages test-packages lint fetch
 	@echo '== tests of a process or two, on all cores'
-	@$(python) -m pytest --ignore=tests/system -m 'not cassandra and not slow' -n $(lanes) --dist worksteal $(ARGS) $(none)
+	@$(python) -m pytest --ignore=tests/system -m 'not cassandra and not slow' -n $(pytest_workers) --dist worksteal $(ARGS) $(none)
 	@echo '== tests on a real Cassandra and HAProxy, and those that kill and wait, one after the other'
 	@$(python) -m pytest -m 'system or cassandra or slow' $(ARGS) $(none)
 
 test-fast: venv-dev
 	@deploy/install-system-packages cc  # for the load generator
-	@exec $(python) -m pytest --ignore=tests/system -m 'not cassandra and not slow and not tools' -n $(lanes) --dist worksteal $(ARGS)
+	@exec $(python) -m pytest --ignore=tests/system -m 'not cassandra and not slow and not tools' -n $(pytest_workers) --dist worksteal $(ARGS)
 
 test-system: system-packages test-packages venv-dev fetch
 	@exec $(python) -m pytest tests/system $(ARGS)

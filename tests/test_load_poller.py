@@ -48,12 +48,12 @@ def noting(left: list[bytes], ours: socket.socket | None = None) -> Callable[[by
 
 
 class Noted:
-    """A sender that remembers what it is told."""
+    """Remembers what it is told."""
 
     def __init__(self) -> None:
         self.told: list[tuple[int, OSError | None]] = []
 
-    def not_sent(self, sent: int, error: OSError | None) -> None:
+    def __call__(self, sent: int, error: OSError | None) -> None:
         """Not all of it left."""
         self.told.append((sent, error))
 
@@ -76,7 +76,7 @@ def test_what_is_sent_in_a_look_leaves_when_everybody_was_called():
             assert left == []
             called.append(ours.recv(10))
             assert poller.outgoing is not None
-            poller.outgoing.append((Noted(), noting(left, ours), b"again"))
+            poller.outgoing.append((noting(left, ours), b"again", Noted()))
 
         return call
 
@@ -114,10 +114,10 @@ def test_who_could_not_send_is_told_how_much_left_and_why():
             assert poller.outgoing is not None
             poller.outgoing.extend(
                 [
-                    (full, raising(BlockingIOError()), b"x" * 9),
-                    (part, lambda _: 4, b"x" * 9),
-                    (broken, raising(BrokenPipeError()), b"x" * 9),
-                    (well, noting(left), b"all"),
+                    (raising(BlockingIOError()), b"x" * 9, full),
+                    (lambda _: 4, b"x" * 9, part),
+                    (raising(BrokenPipeError()), b"x" * 9, broken),
+                    (noting(left), b"all", well),
                 ]
             )
 
@@ -142,7 +142,7 @@ def test_one_that_fails_takes_nobody_elses_request_along(capfd: pytest.CaptureFi
         def send_or_fail() -> None:
             ours.recv(10)
             assert poller.outgoing is not None
-            poller.outgoing.append((Noted(), noting(left), b"x"))
+            poller.outgoing.append((noting(left), b"x", Noted()))
             if failing.pop() if failing else False:
                 raise RuntimeError("planted")
 
@@ -172,7 +172,7 @@ def test_ctrl_c_amid_a_look_is_heard_and_the_look_goes_on():
         def send_or_interrupt() -> None:
             ours.recv(10)
             assert poller.outgoing is not None
-            poller.outgoing.append((Noted(), noting(left), b"x"))
+            poller.outgoing.append((noting(left), b"x", Noted()))
             if interrupts:
                 raise interrupts.pop()
 
@@ -198,7 +198,7 @@ def test_an_interrupt_as_a_look_begins_stops_it_no_longer_than_until_it_is_looke
     def call() -> None:
         ours.recv(10)
         assert poller.outgoing is not None
-        poller.outgoing.append((Noted(), noting(left), b"x"))
+        poller.outgoing.append((noting(left), b"x", Noted()))
 
     with pairs(1) as [(ours, theirs)]:
         poller.add(ours.fileno(), call)
@@ -215,6 +215,25 @@ def test_an_interrupt_as_a_look_begins_stops_it_no_longer_than_until_it_is_looke
     poller.keep_watching()
 
 
+@contextlib.contextmanager
+def served(serve: Callable[[socket.socket], None]) -> Iterator[Connection]:
+    """A connection to a server that treats the one that is made so, in a thread; it has ended with the block."""
+
+    def accept(listener: socket.socket) -> None:
+        peer, _ = listener.accept()
+        with peer:
+            serve(peer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = threading.Thread(target=accept, args=(listener,), daemon=True)
+        server.start()
+        target = Target.of(f"http://127.0.0.1:{listener.getsockname()[1]}", insecure=False, ca=None)
+        connection = Connection(target, Sweeper(), Poller(), timeout_s=30, connect_timeout_s=30)
+        yield connection
+        connection.close()
+        server.join(10)
+
+
 LARGE = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 8000000\r\n\r\n" + b"x" * 8_000_000
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
@@ -223,54 +242,42 @@ def test_a_request_that_the_kernel_has_no_room_for_leaves_in_pieces():
     """The first outside of a look, the next ones as the answer to the one before is read: each arrives whole."""
     whole: list[int] = []
 
-    def serve(listener: socket.socket) -> None:
-        peer, _ = listener.accept()
-        with peer:
-            for _ in range(3):
-                size = 0
-                while size < len(LARGE):
-                    size += len(peer.recv(1 << 16))
-                whole.append(size)
-                peer.sendall(ANSWER)
-            peer.recv(1)  # until the other side closes
+    def serve(peer: socket.socket) -> None:
+        for _ in range(3):
+            size = 0
+            while size < len(LARGE):
+                size += len(peer.recv(1 << 16))
+            whole.append(size)
+            peer.sendall(ANSWER)
+        peer.recv(1)  # until the other side closes
 
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = threading.Thread(target=serve, args=(listener,), daemon=True)
-        server.start()
-        target = Target.of(f"http://127.0.0.1:{listener.getsockname()[1]}", insecure=False, ca=None)
-        connection = Connection(target, Sweeper(), Poller(), timeout_s=30, connect_timeout_s=30)
+    with served(serve) as connection:
 
         def exchange() -> list[int]:
             return [connection.exchange("POST", LARGE, Layouts()).status for _ in range(3)]
 
         assert gevent.spawn(exchange).get(timeout=60) == [200] * 3
-        connection.close()
-        server.join(10)
     assert whole == [len(LARGE)] * 3
 
 
 def test_a_request_for_a_connection_that_is_gone_was_not_sent():
     """The server resets it with its answer: the next request finds that out as it is to leave, and says that it did not."""
+    answered, gone = threading.Event(), threading.Event()
 
-    def serve(listener: socket.socket) -> None:
-        peer, _ = listener.accept()
-        with peer:
-            peer.recv(1 << 16)
-            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            peer.sendall(ANSWER)
-            gone.wait(10)
+    def serve(peer: socket.socket) -> None:
+        peer.recv(1 << 16)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.sendall(ANSWER)
+        answered.wait(10)
+        peer.close()
+        gone.set()
 
-    gone = threading.Event()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = threading.Thread(target=serve, args=(listener,), daemon=True)
-        server.start()
-        target = Target.of(f"http://127.0.0.1:{listener.getsockname()[1]}", insecure=False, ca=None)
-        connection = Connection(target, Sweeper(), Poller(), timeout_s=30, connect_timeout_s=30)
+    with served(serve) as connection:
 
         def exchange() -> NoAnswer | None:
             assert connection.exchange("POST", b"GET / HTTP/1.1\r\n\r\n", Layouts()).status == 200
-            gone.set()
-            server.join(10)
+            answered.set()
+            gone.wait(10)
             try:
                 connection.exchange("POST", b"GET / HTTP/1.1\r\n\r\n", Layouts())
             except NoAnswer as error:
@@ -278,10 +285,10 @@ def test_a_request_for_a_connection_that_is_gone_was_not_sent():
             return None
 
         error = gevent.spawn(exchange).get(timeout=60)
-    assert error is not None
-    assert not error.sent
-    assert "before the request left" in str(error)
-    assert not connection.is_open
+        assert error is not None
+        assert not error.sent
+        assert "before the request left" in str(error)
+        assert not connection.is_open
 
 
 def test_who_was_taken_away_is_not_called_any_more():

@@ -124,7 +124,7 @@ class Generator:
 @contextlib.contextmanager
 def started(name: str, command: Sequence[str], running: Running, log: Path) -> Iterator[Generator]:
     """A generator that has made its connections and stands; in the end it is asked to finish, and waited for."""
-    before = answered(running)
+    before = stored(running)
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
@@ -138,7 +138,7 @@ def started(name: str, command: Sequence[str], running: Running, log: Path) -> I
     generator = Generator(name, process)
     try:
         deadline_s = time.monotonic() + START_TIMEOUT_S
-        while answered(running) - before < 10_000:
+        while stored(running) - before < 10_000:
             if process.poll() is not None or time.monotonic() > deadline_s:
                 raise OSError(f"{name} does not drive:\n{log.read_text(errors='replace')[-2000:]}")
             time.sleep(0.2)
@@ -155,7 +155,7 @@ def started(name: str, command: Sequence[str], running: Running, log: Path) -> I
                 process.wait()
 
 
-def answered(running: Running) -> float:
+def stored(running: Running) -> float:
     """How many usages the web instances have stored so far, by their own count of 201s."""
     total = 0.0
     for port in running.web_ports:
@@ -185,9 +185,9 @@ def _drive(generator: Generator, turn: int, running: Running, seconds: float) ->
     roles = {**running.pids(), generator.name: [generator.process.pid]}
     generator.go()
     time.sleep(SETTLE_S)
-    cpu_before, count_before, began_s = cpu.read(roles), answered(running), time.monotonic()
+    cpu_before, count_before, began_s = cpu.read(roles), stored(running), time.monotonic()
     time.sleep(seconds)
-    count, took_s, cpu_after = answered(running) - count_before, time.monotonic() - began_s, cpu.read(roles)
+    count, took_s, cpu_after = stored(running) - count_before, time.monotonic() - began_s, cpu.read(roles)
     generator.stand()
     if not count:
         raise OSError(f"{generator.name} stored nothing in {took_s:.1f} s")

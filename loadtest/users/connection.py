@@ -70,7 +70,7 @@ class Connection:
     """
 
     __slots__ = (
-        "_connect_timeout_s", "_greenlet", "_hub_switch", "_left", "_loop", "_poller", "_raw", "_reader", "_recv", "_send", "_sweeper",
+        "_connect_timeout_s", "_greenlet", "_hub_switch", "_left", "_loop", "_not_sent", "_poller", "_raw", "_reader", "_recv", "_send", "_sweeper",
         "_timeout_s", "_watched", "_wire", "deadline_s", "failed_opens", "target",
     )  # fmt: skip
 
@@ -106,7 +106,7 @@ class Connection:
         try:
             outgoing = self._poller.outgoing
             if outgoing is not None:
-                outgoing.append((self, self._send, request))
+                outgoing.append((self._send, request, self._not_sent))
             else:
                 try:
                     sent = self._send(request)
@@ -169,7 +169,7 @@ class Connection:
             self.close()
             raise
         self.failed_opens = 0
-        self._send, self._recv = self._wire.send, self._wire.recv
+        self._send, self._recv, self._not_sent = self._wire.send, self._wire.recv, self._tell
         self._reader = AnswerReader()
         self.deadline_s = NEVER
 
@@ -243,7 +243,7 @@ class Connection:
             watcher.stop()
             watcher.close()
 
-    def not_sent(self, sent: int, error: OSError | None) -> None:
+    def _tell(self, sent: int, error: OSError | None) -> None:
         """Tell the greenlet that waits for an answer that only so many bytes of its request left; only the hub calls this."""
         if self.deadline_s != NEVER:
             self._left = sent, error

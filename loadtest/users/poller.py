@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import gevent
 from gevent.monkey import get_original
@@ -16,14 +16,7 @@ READY_MAX = 1024
 """Told of in one look; what is left is told of in the next."""
 
 
-class Sender(Protocol):
-    """Whose requests wait for the end of a look."""
-
-    def not_sent(self, sent: int, error: OSError | None) -> None:
-        """Only so many bytes of it left."""
-
-
-Outgoing = deque[tuple[Sender, Callable[[bytes], int], bytes]]
+Outgoing = deque[tuple[Callable[[bytes], int], bytes, Callable[[int, OSError | None], None]]]
 
 
 class Poller:
@@ -33,8 +26,8 @@ class Poller:
     is half a microsecond less for each request. Who is called may be called for nothing, as something else may have taken in
     what came, or have opened another socket with the same number.
 
-    While it calls, ``outgoing`` takes what is to be sent (else it is None): who, by which function, which bytes. All of it leaves
-    when everybody was called. A request that is sent alone wakes everyone on its way to the store, and each of them for
+    While it calls, ``outgoing`` takes what is to be sent (else it is None): by which function, which bytes, and whom to tell when only so
+    many of them left, and why. All of it leaves when everybody was called. A request that is sent alone wakes everyone on its way to the store, and each of them for
     one request; the service took a fifth more CPU per request that way.
     """
 
@@ -85,14 +78,14 @@ class Poller:
                         call()
                 self.outgoing = None
                 while outgoing:
-                    sender, send, request = outgoing.popleft()
+                    send, request, not_sent = outgoing.popleft()
                     try:
                         sent = send(request)
                     except OSError as error:
-                        sender.not_sent(0, error)
+                        not_sent(0, error)
                     else:
                         if sent != len(request):
-                            sender.not_sent(sent, None)
+                            not_sent(sent, None)
             except BaseException:  # noqa: BLE001 - Ctrl-C as well
                 # Gevent stops the watcher of whoever raises, and this one is everybody's.
                 gevent.get_hub().handle_error(self, *sys.exc_info())

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,6 +16,7 @@ from deploy.cluster import ClusterError, RunningCluster
 from loadtest.journal import JournalError
 from loadtest.reconcile import Reconciliation, reconcile
 from loadtest.reconcile.sources import StoreUnreadable
+from tests.chaos import counted
 from tests.chaos import topology as topologies
 from tests.chaos.events import Event
 from tests.chaos.injecting import Injector
@@ -154,6 +156,21 @@ class Runner:
             outcome.found = reconcile(place, topologies.store_url(cluster), lambda *_: self.tick(), list_max=LIST_MAX)
         except (ClusterError, JournalError, StoreUnreadable) as error:
             outcome.troubles.append(f"not compared with the store: {error}")
+        else:
+            self._count(outcome, cluster)
+
+    def _count(self, outcome: Outcome, cluster: RunningCluster) -> None:
+        if outcome.topology.control:
+            return  # what is lost there may have been counted before
+        self.section(f"{outcome.topology.name}: comparing counts with an export")
+        try:
+            exported, wrong = counted.compared(cluster.base_url)
+        except (AssertionError, OSError, HTTPException) as error:
+            outcome.troubles.append(f"counts were not compared with an export: {error}")
+        else:
+            outcome.troubles += [f"count: {text}" for text in wrong[: counted.SHOWN_MAX]]
+            told = f"{len(wrong)} counts say otherwise" if wrong else "every count of every window agrees"
+            self.say(f"{exported:,} usages exported; {told}")
 
     def _watch(self, load: Workload) -> None:
         load.check()

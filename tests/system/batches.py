@@ -137,12 +137,17 @@ def offer(url: str, path: str, headers: HeaderList, parts: Iterable[bytes]) -> A
 
 def export(url: str, timeout_s: float = 60, **span: str | None) -> list[Row]:
     """All usages of a span (from_, to), streamed. Fails when the stream is cut off."""
+    return list(exported(url, timeout_s, **span))
+
+
+def exported(url: str, timeout_s: float = 60, **span: str | None) -> Iterator[Row]:
+    """The same one by one, as they come."""
     connection = _connect(url, timeout_s)
     try:
         connection.request("GET", _target("/api/usages", span), headers={"Accept": "application/x-ndjson"})
         response = connection.getresponse()
         assert response.status == 200, response.read()
-        return [row(line) for line in _lines(response)]
+        yield from map(row, _lines(response))
     finally:
         connection.close()
 

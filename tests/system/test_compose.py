@@ -233,11 +233,11 @@ def test_metrics_are_not_public(project: Project) -> None:
 
 
 def test_the_load_test_is_a_profile_of_its_own(project: Project) -> None:
-    """Not there without it. With it: two workers share a rate, it is stopped in the web UI, and nothing was lost."""
+    """Not there without it. With it: four workers share a rate, it is stopped in the web UI, and nothing was lost."""
     assert "locust" not in project("ps")
     profile = ("--profile", "loadtest")
-    project(*profile, "up", "--detach", "--build", "--no-recreate", "--scale", "locust-worker=2", "locust-worker")
-    project.wait_until(lambda: len(project.load().get("workers", ())) == 2, "two workers are ready")
+    project(*profile, "up", "--detach", "--build", "--no-recreate", "--scale", "locust-worker=4", "locust-worker")
+    project.wait_until(lambda: len(project.load().get("workers", ())) == 4, "four workers are ready")
     started = project.form("/swarm", user_count="8", spawn_rate="8", rate="100", user_classes="UsageUser")
     assert started["success"], started
     project.wait_until(lambda: sum(row["num_requests"] for row in project.load()["stats"]) > 500, "it runs")
@@ -247,5 +247,5 @@ def test_the_load_test_is_a_profile_of_its_own(project: Project) -> None:
     command = ("python", "-m", "loadtest.reconcile", "/runs/journals", "--store", "cassandra://cassandra/busyapi")
     printed = project(*profile, "run", "--rm", "-T", "locust-master", *command)
     project(*profile, "rm", "--force", "locust-master", "locust-worker")
-    assert "in 2 journals" in printed, printed
+    assert "in 4 journals" in printed, printed
     assert "all is well" in printed, printed
