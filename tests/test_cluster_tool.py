@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
+import signal
 import socket
 import struct
 import subprocess
@@ -17,9 +19,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.cluster import ClusterError, Options, cassandra, client, jars, plan, probes, state
+from deploy.cluster import ClusterError, Options, cassandra, client, jars, plan, probes, state, supervisor
 from deploy.cluster.__main__ import options_of, parser
+from deploy.cluster.child import Child, Ending
 from deploy.cluster.launch import both_found
+from tests.support import eventually
 
 ROOT = Path(__file__).parents[1]
 ONE_NODE = plan.CassandraPorts(nodes=1, cql=11_000, storage=11_001)
@@ -463,3 +467,32 @@ def test_rows_with_a_value_are_counted() -> None:
 def test_an_answer_that_is_no_result_counts_as_none(frame: bytes) -> None:
     """An error, a half answer or none at all is not taken for zero peers."""
     assert probes.count_non_null_rows(frame) is None
+
+
+DRAINS = "trap 'echo drained > drained; exit 0' TERM; touch ready; while :; do sleep 0.05; done"
+
+
+@pytest.mark.parametrize("discard", [False, True])
+def test_who_wants_none_of_the_data_waits_for_no_drain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, discard: bool
+) -> None:
+    """With --discard what runs at the end is killed, and that is as clean an end as any."""
+    monkeypatch.setattr(supervisor, "Launcher", lambda *_: None)
+
+    async def ended() -> bool:
+        cluster = supervisor.Supervisor(Options(state_dir=tmp_path, discard=discard), ROOT, os.environ)
+        node = Child(
+            plan.Member("cassandra", "cassandra1", "127.0.0.1", 1),
+            ["sh", "-c", DRAINS],
+            os.environ,
+            tmp_path,
+            tmp_path / "log",
+            Ending(((signal.SIGTERM, 10.0),)),
+        )
+        cluster.children[node.name] = node
+        await node.start()
+        await asyncio.to_thread(eventually, (tmp_path / "ready").exists)
+        return await cluster.stop()
+
+    assert asyncio.run(ended())
+    assert (tmp_path / "drained").exists() is not discard

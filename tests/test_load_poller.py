@@ -6,6 +6,7 @@ import contextlib
 import socket
 import struct
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
@@ -216,7 +217,7 @@ def test_an_interrupt_as_a_look_begins_stops_it_no_longer_than_until_it_is_looke
 
 
 @contextlib.contextmanager
-def served(serve: Callable[[socket.socket], None]) -> Iterator[Connection]:
+def served(serve: Callable[[socket.socket], None], poller: Poller | None = None) -> Iterator[Connection]:
     """A connection to a server that treats the one that is made so, in a thread; it has ended with the block."""
 
     def accept(listener: socket.socket) -> None:
@@ -228,7 +229,7 @@ def served(serve: Callable[[socket.socket], None]) -> Iterator[Connection]:
         server = threading.Thread(target=accept, args=(listener,), daemon=True)
         server.start()
         target = Target.of(f"http://127.0.0.1:{listener.getsockname()[1]}", insecure=False, ca=None)
-        connection = Connection(target, Sweeper(), Poller(), timeout_s=30, connect_timeout_s=30)
+        connection = Connection(target, Sweeper(), poller or Poller(), timeout_s=30, connect_timeout_s=30)
         yield connection
         connection.close()
         server.join(10)
@@ -289,6 +290,66 @@ def test_a_request_for_a_connection_that_is_gone_was_not_sent():
         assert not error.sent
         assert "before the request left" in str(error)
         assert not connection.is_open
+
+
+def test_what_the_answers_of_one_look_bring_about_leaves_after_all_of_them():
+    """Of two connections whose answers lie there together both are read before either sends again."""
+    poller, order, asked = Poller(), [], threading.Barrier(2)
+
+    def serve(peer: socket.socket) -> None:
+        peer.recv(1 << 16)
+        asked.wait(10)
+        peer.sendall(ANSWER)
+        there.release()
+        peer.recv(1 << 16)
+        peer.sendall(ANSWER)
+        peer.recv(1)
+
+    there = threading.Semaphore(0)
+    with served(serve, poller) as one, served(serve, poller) as other:
+
+        def exchange(connection: Connection) -> None:
+            connection.exchange("POST", b"GET / HTTP/1.1\r\n\r\n", Layouts())
+            order.append("answered")
+            send = connection._send
+
+            def noted(request: bytes) -> int:
+                order.append("sent")
+                return send(request)
+
+            connection._send = noted
+            connection.exchange("POST", b"GET / HTTP/1.1\r\n\r\n", Layouts())
+
+        users = [gevent.spawn(exchange, connection) for connection in (one, other)]
+        gevent.sleep(0)
+
+        def both_there() -> None:
+            # The hub stands still here, so that it finds both answers in one look.
+            for _ in range(2):
+                there.acquire(timeout=10)
+            time.sleep(0.05)
+
+        deadline_s = time.monotonic() + 10
+        while not (one.is_open and other.is_open) and time.monotonic() < deadline_s:
+            gevent.sleep(0)
+        both_there()
+        gevent.joinall(users, timeout=30, raise_error=True)
+    assert order == ["answered", "answered", "sent", "sent"]
+
+
+def test_what_did_not_leave_before_a_close_is_no_matter_of_the_next_request():
+    """A request that was told not to have left when its connection was closed says nothing of the one after it."""
+
+    def serve(peer: socket.socket) -> None:
+        peer.recv(1 << 16)
+        peer.sendall(ANSWER)
+        peer.recv(1)
+
+    with served(serve) as connection:
+        connection._left = 0, BrokenPipeError()
+        connection.close()
+        answer = gevent.spawn(connection.exchange, "POST", b"GET / HTTP/1.1\r\n\r\n", Layouts()).get(timeout=60)
+        assert answer.status == 200
 
 
 def test_who_was_taken_away_is_not_called_any_more():

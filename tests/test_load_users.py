@@ -201,6 +201,17 @@ def test_the_service_does_what_each_user_expects(user: type[BurstUser], instance
     assert found.ok, found.as_dict()
 
 
+def test_users_go_on_after_an_interrupt_that_stopped_their_watcher(instance: WebInstance, tmp_path: Path):
+    """As gevent does with that of a callback which raises: it is started again within a moment."""
+    host = f"http://127.0.0.1:{instance.address[1]}"
+    with load(UsageUser, host, users=4, journal=tmp_path) as (environment, process):
+        until(lambda: environment.stats.num_requests > 0)
+        process.poller._watcher.stop()
+        before = environment.stats.num_requests
+        until(lambda: environment.stats.num_requests > before + 100)
+    assert failures(environment) == []
+
+
 PROBLEM = b'HTTP/1.1 422 x\r\ncontent-type: application/problem+json\r\ncontent-length: 44\r\n\r\n{"code": "field_invalid", "request_id": "7"}'
 
 
