@@ -226,6 +226,9 @@ class Settings:
     store_timeout_s: float = _setting(
         "2.5", _Seconds(0.05, 60), "seconds", "longest wait for the store once a group was sent; then a 504"
     )
+    cassandra_hedge_after_s: float = _setting(
+        "0.25", _Seconds(0.01, 60), "seconds", "what a node has not answered after so long, another is asked as well"
+    )
     cassandra_replication_factor: int = _setting(
         "1", _Whole(1, 9), "replicas", "copies of each row, set by `schema`: 1 for one node, 3 for three"
     )

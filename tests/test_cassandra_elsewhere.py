@@ -1,48 +1,74 @@
-"""A statement that one node refuses for reasons of its own goes to another: the session over a scripted driver."""
+"""A statement that one node refuses for reasons of its own, or does not answer, goes to another: the session over a scripted driver."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Collection
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from cassandra.protocol import OverloadedErrorMessage, ResultMessage
 
-from cassandra import Unavailable
-from service.errors import StoreRefused
+from cassandra import Unavailable, WriteTimeout
+from service.errors import StoreRefused, StoreUnknown
 from service.store.cassandra_bind import EXECUTE, Frame
 from service.store.cassandra_session import CassandraSession
+from service.store.hedging import SLOW_FOR_S, SlowNodes
 from service.store.loop_connection import LoopConnection
 
 ROWS = [("stored",)]
 SHUTTING_DOWN = OverloadedErrorMessage(0x1001, "Server is shutting down", None)
 
 
-class Nodes:
-    """What the driver shows of a cluster whose nodes all have a connection; those that are named refuse."""
+class Node(str):
+    """A host: its name, with what the log says of it."""
 
-    def __init__(self, *names: str, refusing: frozenset[str], refusal: Exception = SHUTTING_DOWN) -> None:
+    __slots__ = ()
+
+    @property
+    def endpoint(self) -> str:
+        """Its address."""
+        return str(self)
+
+
+class Nodes:
+    """What the driver shows of a cluster whose nodes all have a connection; those that are named refuse, or stand still."""
+
+    def __init__(
+        self,
+        *names: str,
+        refusing: frozenset[str] = frozenset(),
+        silent: Collection[str] = (),
+        refusal: Exception = SHUTTING_DOWN,
+    ) -> None:
         self.asked: list[str] = []
+        self.silent = set(silent)
+        self.unanswered: list[Callable[[Any], None]] = []
         self._refusing = refusing
         self._refusal = refusal
         self._pools = [self._pool(name) for name in names]
-        policy = SimpleNamespace(make_query_plan=lambda _keyspace, _frame: names)
+        policy = SimpleNamespace(make_query_plan=lambda _keyspace, _frame: map(Node, names))
         self.profile_manager = SimpleNamespace(default=SimpleNamespace(load_balancing_policy=policy))
 
     def _pool(self, name: str) -> Any:
         def send_msg(_frame: Frame, _id: int, answered: Any, result_metadata: Any) -> None:  # noqa: ARG001
-            answered(self._answer(name))
+            if name in self.silent:
+                self.asked.append(name)
+                self.unanswered.append(answered)
+            else:
+                answered(self.answer(name))
 
         return SimpleNamespace(
-            host=name,
+            host=Node(name),
             open_count=1,
             is_shutdown=False,
-            borrow_connection=lambda timeout: (SimpleNamespace(send_msg=send_msg), timeout),
+            borrow_connection=lambda timeout: (SimpleNamespace(send_msg=send_msg, _requests={}), timeout),
             return_connection=lambda _connection: None,
         )
 
-    def _answer(self, name: str) -> Any:
+    def answer(self, name: str) -> Any:
+        """What this node says."""
         self.asked.append(name)
         if name in self._refusing:
             return self._refusal
@@ -56,7 +82,7 @@ class Nodes:
 
     def execute_async(self, _statement: object, timeout: float, host: str) -> Any:  # noqa: ARG002
         """The driver's own way, to the host that was named."""
-        answer = self._answer(host)
+        answer = self.answer(host)
         failed = answer is self._refusal
 
         def add_callbacks(answered: Any, refused: Any) -> None:
@@ -72,15 +98,23 @@ class _Frame(Frame):
         return None
 
 
-async def execute(nodes: Nodes, *, idempotent: bool) -> Any:
+def session_over(nodes: Nodes, hedge_after_s: float = 1.0) -> CassandraSession:
+    """On the running loop."""
+    return CassandraSession(nodes, nodes, LoopConnection.bound_to(asyncio.get_running_loop()), "dc1", hedge_after_s)
+
+
+async def execute_on(session: CassandraSession, *, idempotent: bool = True, timeout_s: float = 5.0) -> Any:
     """One statement of one partition."""
-    loop = asyncio.get_running_loop()
-    session = CassandraSession(nodes, nodes, LoopConnection.bound_to(loop), "dc1")
     prepared = SimpleNamespace(
         routing_key_indexes=None, result_metadata=None, query_id=b"", is_idempotent=True, column_metadata=[]
     )
     frame = _Frame(EXECUTE, b"", prepared, "busyapi", [[]])
-    return await session.execute(frame, loop.time() + 5, idempotent=idempotent)
+    return await session.execute(frame, asyncio.get_running_loop().time() + timeout_s, idempotent=idempotent)
+
+
+async def execute(nodes: Nodes, *, idempotent: bool) -> Any:
+    """One statement of one partition, on a session of its own."""
+    return await execute_on(session_over(nodes), idempotent=idempotent)
 
 
 @pytest.mark.parametrize("idempotent", [True, False])
@@ -108,3 +142,154 @@ def test_what_a_node_refuses_for_the_cluster_is_not_asked_of_another():
     with pytest.raises(StoreRefused, match="Unavailable"):
         asyncio.run(execute(nodes, idempotent=True))
     assert nodes.asked == ["a"]
+
+
+HEDGE_AFTER_S = 0.02
+
+
+async def asked(nodes: Nodes, count: int) -> None:
+    """Wait until so many statements have reached a node."""
+    for _ in range(2000):
+        if len(nodes.asked) >= count:
+            return
+        await asyncio.sleep(0.001)
+    raise AssertionError(f"{len(nodes.asked)} of {count} were sent")
+
+
+async def hedged(nodes: Nodes, statements: int = 1, *, idempotent: bool = True, timeout_s: float = 5.0) -> list[Any]:
+    """Statements one after the other over one session."""
+    session = session_over(nodes, HEDGE_AFTER_S)
+    return [await execute_on(session, idempotent=idempotent, timeout_s=timeout_s) for _ in range(statements)]
+
+
+def test_what_a_node_does_not_answer_another_is_asked_as_well():
+    """Long before the time limit; each node once."""
+    nodes = Nodes("a", "b", "c", silent=["a"])
+    assert asyncio.run(hedged(nodes)) == [ROWS]
+    assert nodes.asked == ["a", "b"]
+
+
+def test_a_node_that_kept_a_statement_waiting_is_asked_last_for_a_while():
+    """One statement waits for it, not each third one."""
+    nodes = Nodes("a", "b", "c", silent=["a"])
+    assert asyncio.run(hedged(nodes, 4)) == [ROWS] * 4
+    assert nodes.asked == ["a", "b", "b", "b", "b"]
+
+
+def test_what_may_run_only_once_is_not_hedged_and_its_node_is_slow_all_the_same():
+    """A message waits for its one node; the next goes elsewhere first."""
+    nodes = Nodes("a", "b", "c", silent=["a"])
+
+    async def run() -> None:
+        session = session_over(nodes, HEDGE_AFTER_S)
+        with pytest.raises(StoreUnknown):
+            await execute_on(session, idempotent=False, timeout_s=0.1)
+        assert await execute_on(session, idempotent=False) == ROWS
+
+    asyncio.run(run())
+    assert nodes.asked == ["a", "b"]
+
+
+def test_the_slow_nodes_late_answer_counts_when_it_comes_first():
+    """Both are asked and neither is given up: the first answer is the answer, and the other disturbs nobody."""
+    nodes = Nodes("a", "b", "c", silent=["a", "b"])
+
+    async def run() -> None:
+        asking = asyncio.create_task(execute_on(session_over(nodes, HEDGE_AFTER_S)))
+        await asked(nodes, 2)
+        slow, other = nodes.unanswered
+        slow(nodes.answer("a"))
+        assert await asking == ROWS
+        other(nodes.answer("b"))
+        await asyncio.sleep(0)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("first_to_fail", [0, 1])
+def test_a_hedge_that_fails_leaves_the_other_attempt_to_answer(first_to_fail: int):
+    """Whichever of the two it is."""
+    nodes = Nodes("a", "b", silent=["a", "b"])
+
+    async def run() -> None:
+        asking = asyncio.create_task(execute_on(session_over(nodes, HEDGE_AFTER_S)))
+        await asked(nodes, 2)
+        nodes.unanswered[first_to_fail](SHUTTING_DOWN)
+        await asyncio.sleep(0.005)
+        assert not asking.done()
+        nodes.unanswered[1 - first_to_fail](nodes.answer("a"))
+        assert await asking == ROWS
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_when_both_fail_what_one_may_have_written_stays_unknown(order: tuple[int, int]):
+    """A refusal, before or after it, does not make a write that timed out a refused one."""
+    late = WriteTimeout("late", write_type=0, consistency=6, required_responses=2, received_responses=1)
+    nodes = Nodes("a", "b", silent=["a", "b"], refusing=frozenset({"a", "b"}))
+
+    async def run() -> None:
+        # No time is left for a third.
+        asking = asyncio.create_task(execute_on(session_over(nodes, HEDGE_AFTER_S), timeout_s=0.11))
+        await asked(nodes, 2)
+        for answered, error in zip(order, (late, SHUTTING_DOWN), strict=True):
+            nodes.unanswered[answered](error)
+            await asyncio.sleep(0.001)
+        with pytest.raises(StoreUnknown):
+            await asking
+
+    asyncio.run(run())
+
+
+def test_where_every_node_is_slow_hedges_end_with_their_budget():
+    """What is slow because there is too much to do does not get twice as much to do: sixteen at once, a tenth after that."""
+    nodes = Nodes("a", "b", "c", silent=["a", "b", "c"])
+
+    async def run() -> None:
+        session = session_over(nodes, HEDGE_AFTER_S)
+        asking = [asyncio.create_task(execute_on(session)) for _ in range(100)]
+        await asyncio.sleep(20 * HEDGE_AFTER_S)
+        assert 116 <= len(nodes.asked) <= 126
+        for answered in list(nodes.unanswered):
+            answered(nodes.answer("a"))
+        assert await asyncio.gather(*asking) == [ROWS] * 100
+
+    asyncio.run(run())
+
+
+def test_who_stops_waiting_leaves_nothing_behind(recwarn: pytest.WarningsRecorder):
+    """A statement that is cancelled before or after its hedge, with answers that come all the same."""
+    nodes = Nodes("a", "b", silent=["a", "b"])
+    heard: list[Any] = []
+
+    async def run() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: heard.append(context))
+        session = session_over(nodes, HEDGE_AFTER_S)
+        for wanted in (1, 3):
+            asking = asyncio.create_task(execute_on(session))
+            await asked(nodes, wanted)
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+        for answered in nodes.unanswered:
+            answered(SHUTTING_DOWN)
+        await asyncio.sleep(0.01)
+
+    asyncio.run(run())
+    assert not heard
+    assert not recwarn.list
+
+
+def test_a_slow_node_is_tried_again_after_a_while():
+    """It stays last for two seconds after it last kept a statement waiting."""
+    slow = SlowNodes()
+    assert slow.last(iter("abc"), 10.0) == ["a", "b", "c"]
+    assert slow.kept_waiting("a", 10.0)
+    assert slow.last(iter("abc"), 10.0) == ["b", "c", "a"]
+    assert not slow.kept_waiting("a", 11.0)
+    assert slow.last(iter("abc"), 11.0 + SLOW_FOR_S - 0.01) == ["b", "c", "a"]
+    assert slow.last(iter("abc"), 11.0 + SLOW_FOR_S) == ["a", "b", "c"]
+    assert slow.kept_waiting("a", 20.0)
+    assert slow.kept_waiting("b", 20.0)
+    assert slow.last(iter("abc"), 20.0) == ["c", "a", "b"]

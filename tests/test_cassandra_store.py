@@ -320,6 +320,63 @@ def test_a_message_from_far_ahead_is_kept_rather_than_half_deleted(settings: Set
     run(test)
 
 
+def test_where_there_are_several_nodes_an_attempt_at_a_message_that_lands_late_brings_nothing_back(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+):
+    """All attempts carry one time, told by the cluster after the POST came: below any later DELETE, above any before it."""
+    monkeypatch.setattr(CassandraLink, "one_node", False)
+    attempts: list[tuple[Any, int | None, bool]] = []
+    write = CassandraLink.write
+
+    async def noted(link: CassandraLink, name: str, rows: Any, deadline_s: float, **how: Any) -> Any:
+        if name == "insert_message":
+            attempts.append((rows, how["timestamp_us"], how["idempotent"]))
+        return await write(link, name, rows, deadline_s, **how)
+
+    async def test() -> None:
+        monkeypatch.setattr(CassandraLink, "write", noted)
+        async with opened(settings) as store, opened(settings) as other:
+            link = store._link
+            for _ in range(10):
+                message = uuid.uuid4().bytes.hex().encode()
+                key = hashlib.sha256(message).digest()
+                asked_us = time.time_ns() // 1000
+                assert list(await store.put_messages([(key, message)])) == [None]
+                rows, at_us, idempotent = attempts[-1]
+                assert idempotent
+                assert at_us is not None
+                assert asked_us - 2000 <= at_us <= time.time_ns() // 1000
+                assert list(await other.delete_messages([key])) == [True]
+                assert await write(link, "insert_message", rows, link.deadline_s(), timestamp_us=at_us) is None
+                assert list(await store.get_messages([key])) == [None]
+                assert list(await other.put_messages([(key, message)])) == [None]
+                assert list(await store.get_messages([key])) == [message]
+
+    run(test)
+
+
+def test_a_message_is_refused_when_no_node_tells_the_time(settings: Settings, monkeypatch: pytest.MonkeyPatch):
+    """It was not sent, so it is certainly not stored."""
+    monkeypatch.setattr(CassandraLink, "one_node", False)
+
+    async def no_time(_link: CassandraLink, name: str, *_: Any, **__: Any) -> StoreRefused:
+        return StoreRefused(f"no answer to {name}")
+
+    keys = [hashlib.sha256(uuid.uuid4().bytes).digest() for _ in range(2)]
+
+    async def test() -> None:
+        async with opened(settings) as store:
+            with monkeypatch.context() as patch:
+                patch.setattr(CassandraLink, "read", no_time)
+                results = list(await store.put_messages([(key, b"any") for key in keys]))
+            assert [str(result) for result in results] == ["no answer to select_clock"] * 2
+            assert all(isinstance(result, StoreRefused) for result in results)
+            assert results[0] is not results[1]
+            assert list(await store.get_messages(keys)) == [None, None]
+
+    run(test)
+
+
 def test_a_row_without_its_usage_is_no_duplicate_and_does_not_spoil_a_read(settings: Settings):
     """A replica that was repaired by halves has the key alone: a repeat writes the usage, and others' reads go on."""
 

@@ -57,10 +57,14 @@ class CassandraLink:
         return asyncio.get_running_loop().time() + self._settings.store_timeout_s
 
     @property
+    def one_node(self) -> bool:
+        """Whether there is no other node to ask."""
+        return self._session is not None and self._session.local_hosts() == 1
+
+    @property
     def clock_skew_max_s(self) -> float:
         """How far a coordinator's clock may be from another's: not at all where there is but one."""
-        one = self._session is not None and self._session.local_hosts() == 1
-        return 0.0 if one else self._settings.cassandra_clock_skew_max_s
+        return 0.0 if self.one_node else self._settings.cassandra_clock_skew_max_s
 
     async def execute(
         self,

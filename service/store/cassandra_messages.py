@@ -21,7 +21,7 @@ IN_KEYS_MAX = 64
 IN_BYTES_MAX = 16 << 20
 """What one answer to an IN over messages may come to, were all of them of the largest size."""
 CLOCK_RESOLUTION_S = 0.002
-"""Server-side timestamps start from a whole millisecond, and the clock that a SELECT returns is a whole one too."""
+"""A coordinator's timestamps start from a whole millisecond, and the clock that a SELECT returns is a whole one too."""
 
 
 class MessageTable:
@@ -32,14 +32,27 @@ class MessageTable:
         self._messages_per_read = max(1, min(IN_KEYS_MAX, IN_BYTES_MAX // message_bytes_max))
 
     async def put(self, group: Sequence[tuple[bytes, bytes]]) -> Results[None]:
+        """Write messages: once, or on a second node too where there is one, with a time that the cluster told for all attempts.
+
+        With the coordinator's clock for each attempt, a first one that a node took up late would get a late timestamp,
+        and bring back what was deleted after the second had been acknowledged. The time is asked for once the messages
+        are here, so it lies behind every DELETE that was answered before they came, as a coordinator's own would.
+        """
         deadline_s = self._link.deadline_s()
         results: list[StoreError | None] = [None] * len(group)
+        at_us: int | None = None
+        if not self._link.one_node:
+            told = await self._link.read("select_clock", [], deadline_s)
+            if isinstance(told, StoreError):
+                return [copy_of(told) for _ in group]
+            at_us = told[0][0] * 1000
 
         async def write(part: list[int]) -> None:
-            # Once only: a first attempt that a node took up late would get a late timestamp, and bring back what was
-            # deleted after a second attempt had been acknowledged.
             rows = [group[index] for index in part]
-            spread(await self._link.write("insert_message", rows, deadline_s, idempotent=False), part, results)
+            error = await self._link.write(
+                "insert_message", rows, deadline_s, timestamp_us=at_us, idempotent=at_us is not None
+            )
+            spread(error, part, results)
 
         sizes = [len(message) for _, message in group]
         parts = split(range(len(group)), sizes, BATCH_BYTES_MAX, MESSAGES_PER_BATCH_MAX)

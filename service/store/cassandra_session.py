@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,7 +28,10 @@ from service.store.cassandra_outcome import (
     verdict,
 )
 from service.store.direct import DirectAttempt, NotSent, Rows
+from service.store.hedging import SlowNodes, answered_within, first_answer
 from service.store.loop_connection import LoopConnection
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -40,12 +44,16 @@ PREPARING_AT_ONCE = 8
 class CassandraSession:
     """Sends statements and tells, for each, written from certainly not written from unknown."""
 
-    def __init__(self, cluster: Any, session: Any, connection_class: type[LoopConnection], local_dc: str) -> None:
+    def __init__(
+        self, cluster: Any, session: Any, connection_class: type[LoopConnection], local_dc: str, hedge_after_s: float
+    ) -> None:
         self._cluster = cluster
         self._session = session
         self._connection_class = connection_class
         self._loop = connection_class.loop
         self._slots = asyncio.Semaphore(STATEMENTS_IN_FLIGHT_MAX)
+        self._hedge_after_s = hedge_after_s
+        self._slow = SlowNodes()
         self.local_dc = local_dc
         self.prepared: dict[str, Any] = {}
 
@@ -59,7 +67,7 @@ class CassandraSession:
         except asyncio.CancelledError:
             connecting.add_done_callback(_shut_down_abandoned)
             raise
-        return cls(cluster, session, connection_class, local_dc)
+        return cls(cluster, session, connection_class, local_dc, settings.cassandra_hedge_after_s)
 
     async def prepare(self, keyspace: str, statements: Mapping[str, str]) -> None:
         """Prepare statements (by name, with ``{keyspace}`` in them). Raises StoreRefused when a table is missing."""
@@ -122,7 +130,7 @@ class CassandraSession:
                 )
                 try:
                     if directly:
-                        return await self._send_directly(frame, timeout_s, pools, tried)
+                        return await self._send_directly(frame, timeout_s, pools, tried, idempotent=idempotent)
                     # The node that just failed is the first of the next plan too, so name another.
                     others = [host for host in pools if host not in tried] if tried else []
                     return await self._send(frame, timeout_s, random.choice(others) if others else None, tried)
@@ -143,13 +151,33 @@ class CassandraSession:
         raised = StoreUnknown if outcome is Outcome.UNKNOWN else StoreRefused
         raise raised(describe(errors[outcome])) from errors[outcome]
 
-    async def _send_directly(self, frame: Frame, timeout_s: float, pools: Mapping[Any, Any], tried: list[Any]) -> Rows:
-        host = next((host for host in self._plan(frame, pools) if host in pools), None)
-        if host is None:
+    async def _send_directly(
+        self, frame: Frame, timeout_s: float, pools: Mapping[Any, Any], tried: list[Any], *, idempotent: bool
+    ) -> Rows:
+        if len(pools) == 1:
+            return await self._attempt(frame, timeout_s, pools, tried, next(iter(pools))).future
+        hosts = self._slow.last((host for host in self._plan(frame) if host in pools), self._loop.time())
+        if not hosts:
             raise NotSent("no connection is open")
+        self._slow.sent()
+        first = self._attempt(frame, timeout_s, pools, tried, hosts[0])
+        if await answered_within(first.future, min(self._hedge_after_s, timeout_s)):
+            return first.future.result()
+        if self._slow.kept_waiting(hosts[0], self._loop.time()):
+            log.info("node is slow", extra={"fields": {"node": str(hosts[0].endpoint)}})
+        attempts = [first.future]
+        left_s = timeout_s - self._hedge_after_s
+        if idempotent and left_s > 0 and len(hosts) > 1 and self._slow.may_hedge():
+            with contextlib.suppress(NotSent):
+                attempts.append(self._attempt(frame, left_s, pools, tried, hosts[1]).future)
+        return await first_answer(attempts, one_partition=frame.one_partition)
+
+    def _attempt(
+        self, frame: Frame, timeout_s: float, pools: Mapping[Any, Any], tried: list[Any], host: Any
+    ) -> DirectAttempt:
         attempt = DirectAttempt(self._connection_class, pools[host], frame, timeout_s)
         tried.append(host)
-        return await attempt.future
+        return attempt
 
     async def _send(self, frame: Frame, timeout_s: float, host: Any, tried: list[Any]) -> Rows:
         """The driver's own way, which prepares anew and asks the next host where one cannot be reached."""
@@ -166,10 +194,8 @@ class CassandraSession:
             if response.coordinator_host is not None:
                 tried.append(response.coordinator_host)
 
-    def _plan(self, frame: Frame, pools: Mapping[Any, Any]) -> Iterable[Any]:
+    def _plan(self, frame: Frame) -> Iterable[Any]:
         """The hosts in the order in which they should be asked, replicas first."""
-        if len(pools) == 1:
-            return pools
         hosts: Iterable[Any] = self._cluster.profile_manager.default.load_balancing_policy.make_query_plan(None, frame)
         return hosts
 

@@ -33,6 +33,9 @@ GROWTH_BYTES_MAX = 24 << 20
 """Of a web instance's memory within an outage, once queues and connections have their size; it is flat but for fragments."""
 SETTLED_AFTER_S = 5.0
 SAMPLE_S = 0.5
+FOUND_OUT_AFTER_S = 7.0
+"""A node that stands still keeps its connections. The driver finds out within 4 s, and what was sent to it just before waits
+for ``store_timeout_s``."""
 CONVICTED_AFTER_S = 25.0
 """So long a node takes to be sure that another is gone; until then it sends it writes, which time out: 504."""
 PERIODIC = {"commitlog_sync": "periodic", "commitlog_sync_period": "10000ms"}
@@ -244,6 +247,26 @@ FAULTS = (
         needs=Needs(nodes=3),
         length_s=(6.0, 9.0),
         lasts_s=16.0,
+        after_s=5.0,
+        targets=targets_of("cassandra"),
+        weight=2,
+        in_quick=False,
+    ),
+    Fault(
+        name="cassandra3-one-still",
+        place="cassandra",
+        does=f"SIGSTOP of one of three Cassandra nodes for {PAUSE_S:g} s: others are asked; only messages in flight to it are unknown",
+        inject=stop_still,
+        heal=go_on,
+        sees=Sees(
+            settled=Failures.NONE,
+            settles_s=FOUND_OUT_AFTER_S,
+            answered_within_s=PAUSED_ANSWER_WITHIN_S,
+            refused_within_s=WAITED_REFUSED_WITHIN_S,
+        ),
+        needs=Needs(nodes=3),
+        length_s=(PAUSE_S, PAUSE_S),
+        lasts_s=0.5,
         after_s=5.0,
         targets=targets_of("cassandra"),
         weight=2,
