@@ -103,12 +103,14 @@ def session_over(nodes: Nodes, hedge_after_s: float = 1.0) -> CassandraSession:
     return CassandraSession(nodes, nodes, LoopConnection.bound_to(asyncio.get_running_loop()), "dc1", hedge_after_s)
 
 
-async def execute_on(session: CassandraSession, *, idempotent: bool = True, timeout_s: float = 5.0) -> Any:
+async def execute_on(
+    session: CassandraSession, *, idempotent: bool = True, aggregate: bool = False, timeout_s: float = 5.0
+) -> Any:
     """One statement of one partition."""
     prepared = SimpleNamespace(
         routing_key_indexes=None, result_metadata=None, query_id=b"", is_idempotent=True, column_metadata=[]
     )
-    frame = _Frame(EXECUTE, b"", prepared, "busyapi", [[]])
+    frame = _Frame(EXECUTE, b"", prepared, "busyapi", [[]], page_rows=1000 if aggregate else None)
     return await session.execute(frame, asyncio.get_running_loop().time() + timeout_s, idempotent=idempotent)
 
 
@@ -156,10 +158,10 @@ async def asked(nodes: Nodes, count: int) -> None:
     raise AssertionError(f"{len(nodes.asked)} of {count} were sent")
 
 
-async def hedged(nodes: Nodes, statements: int = 1, *, idempotent: bool = True, timeout_s: float = 5.0) -> list[Any]:
+async def hedged(nodes: Nodes, statements: int = 1) -> list[Any]:
     """Statements one after the other over one session."""
     session = session_over(nodes, HEDGE_AFTER_S)
-    return [await execute_on(session, idempotent=idempotent, timeout_s=timeout_s) for _ in range(statements)]
+    return [await execute_on(session) for _ in range(statements)]
 
 
 def test_what_a_node_does_not_answer_another_is_asked_as_well():
@@ -188,6 +190,24 @@ def test_what_may_run_only_once_is_not_hedged_and_its_node_is_slow_all_the_same(
 
     asyncio.run(run())
     assert nodes.asked == ["a", "b"]
+
+
+def test_an_aggregate_takes_its_time_and_its_node_is_not_slow_for_it():
+    """It is not sent twice; the next statement goes to the same node."""
+    nodes = Nodes("a", "b", "c", silent=["a"])
+
+    async def run() -> None:
+        session = session_over(nodes, HEDGE_AFTER_S)
+        counting = asyncio.create_task(execute_on(session, aggregate=True))
+        await asyncio.sleep(5 * HEDGE_AFTER_S)
+        assert nodes.asked == ["a"]
+        nodes.silent.clear()
+        assert await execute_on(session) == ROWS
+        nodes.unanswered[0](nodes.answer("a"))
+        assert await counting == ROWS
+
+    asyncio.run(run())
+    assert nodes.asked == ["a", "a", "a"]
 
 
 def test_the_slow_nodes_late_answer_counts_when_it_comes_first():

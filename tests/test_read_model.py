@@ -609,11 +609,11 @@ def test_a_minute_that_cannot_be_sealed_holds_up_no_other(kind: type[Exception],
         bad = range(MINUTE, MINUTE + 4)
         asked: list[int] = []
 
-        async def failing_for_some(minute: int) -> int:
+        async def failing_for_some(minute: int, *how: int) -> int:
             asked.append(minute)
             if minute in bad:
                 raise kind("bad")
-            return await seal(minute)
+            return await seal(minute, *how)
 
         monkeypatch.setattr(store.counting, "_count_and_seal", failing_for_some)
         await seal_all(store)

@@ -161,15 +161,18 @@ class CassandraSession:
             raise NotSent("no connection is open")
         self._slow.sent()
         first = self._attempt(frame, timeout_s, pools, tried, hosts[0])
-        if await answered_within(first.future, min(self._hedge_after_s, timeout_s)):
+        slow_after_s = self._hedge_after_s
+        if frame.page_rows is not None or slow_after_s >= timeout_s:
+            # An aggregate may take its time: that says nothing of the node, and a second one is as much work again.
+            return await first.future
+        if await answered_within(first.future, slow_after_s):
             return first.future.result()
         if self._slow.kept_waiting(hosts[0], self._loop.time()):
             log.info("node is slow", extra={"fields": {"node": str(hosts[0].endpoint)}})
         attempts = [first.future]
-        left_s = timeout_s - self._hedge_after_s
-        if idempotent and left_s > 0 and len(hosts) > 1 and self._slow.may_hedge():
+        if idempotent and len(hosts) > 1 and self._slow.may_hedge():
             with contextlib.suppress(NotSent):
-                attempts.append(self._attempt(frame, left_s, pools, tried, hosts[1]).future)
+                attempts.append(self._attempt(frame, timeout_s - slow_after_s, pools, tried, hosts[1]).future)
         return await first_answer(attempts, one_partition=frame.one_partition)
 
     def _attempt(

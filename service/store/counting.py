@@ -47,6 +47,8 @@ RETRY_S = 60.0
 FAILURES_MAX = 3
 """Minutes that could not be sealed wait so long for another attempt; after so many, the whole round waits for the next."""
 PLACES_AT_ONCE = 1024
+SEAL_READS_AT_ONCE = 1
+"""Nobody waits for a seal. After a node has been away each of these reads repairs what it missed, which is work for all of them."""
 
 
 def _may_seal(now_us: int, minute: int, unsettled_us: int | None) -> bool:
@@ -100,7 +102,7 @@ class Counting:
                     counts[minute] = count
         return counts
 
-    async def _count_and_seal(self, minute: int) -> int:
+    async def _count_and_seal(self, minute: int, reads_at_once: int = READS_AT_ONCE) -> int:
         """The whole minute's usages, which are its seal from now on if nothing can change them unseen."""
         skew_us = int(self._link.clock_skew_max_s * 1_000_000)
         # A void that comes while this reads has a later time, and wins.
@@ -109,7 +111,11 @@ class Counting:
         over_us = began_us - (minute + 1) * MINUTE_US
         told = writers.unsettled_us is None and SEAL_AFTER_US <= over_us < TALLY_US
         count = await self._live(
-            minute, minute * MINUTE_US, (minute + 1) * MINUTE_US, writers.created if told else None
+            minute,
+            minute * MINUTE_US,
+            (minute + 1) * MINUTE_US,
+            writers.created if told else None,
+            reads_at_once=reads_at_once,
         )
         if _may_seal(began_us, minute, writers.unsettled_us):
             values = [bigint(count), bigint(day_of(minute)), bigint(minute)]
@@ -118,7 +124,15 @@ class Counting:
                 log.info("a minute was not sealed", extra={"fields": {"minute": minute, "error": str(error)}})
         return count
 
-    async def _live(self, minute: int, from_us: int, until_us: int, in_blocks: int | None = None) -> int:
+    async def _live(
+        self,
+        minute: int,
+        from_us: int,
+        until_us: int,
+        in_blocks: int | None = None,
+        *,
+        reads_at_once: int = READS_AT_ONCE,
+    ) -> int:
         """The minute's usages in [from_us, until_us), by reading its places; not its blocks when it is told what is in them."""
         from_us, until_us = max(from_us, minute * MINUTE_US), min(until_us, (minute + 1) * MINUTE_US)
         total = in_blocks or 0
@@ -127,13 +141,13 @@ class Counting:
             shared = [place for place in dict.fromkeys(place for _, place in chunk) if is_shared(place)]
             new = [place for place in shared if place not in seen and (in_blocks is None or isinstance(place, str))]
             seen.update(new)
-            total += sum(await map_bounded(lambda place: self._in_place(place, from_us, until_us), new, READS_AT_ONCE))
+            total += sum(await map_bounded(lambda place: self._in_place(place, from_us, until_us), new, reads_at_once))
             alone = [
                 (since_us, place)
                 for since_us, place in chunk
                 if isinstance(place, str) and not is_shared(place) and from_us <= since_us
             ]
-            total += sum(await map_bounded(self._alone, [*self._times.parts(alone)], READS_AT_ONCE))
+            total += sum(await map_bounded(self._alone, [*self._times.parts(alone)], reads_at_once))
         return total
 
     async def _chunks(self, minute: int, until_us: int) -> AsyncIterator[list[tuple[int, Place]]]:
@@ -208,4 +222,4 @@ class Counting:
         [(_, count)] = await self._minutes.of_day(day_of(minute), minute, minute)
         writers = await self._minutes.writers(minute)
         if count is None and _may_seal(now_us, minute, writers.unsettled_us):
-            await self._count_and_seal(minute)
+            await self._count_and_seal(minute, SEAL_READS_AT_ONCE)
