@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import struct
 import uuid
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -128,6 +129,9 @@ class FakeLink:
         self.gated = ""
         self.read_at_once: dict[str, int] = {}
         """The most rows that a node had to read at once for a statement of that name."""
+        self.reading: Counter[str] = Counter()
+        self.side_by_side: Counter[str] = Counter()
+        """The most statements of that name that were under way at once."""
 
     def deadline_s(self) -> float:
         """As the store's."""
@@ -158,7 +162,10 @@ class FakeLink:
     async def read(self, name: str, values: Sequence[bytes], deadline_s: float) -> Any:
         """Rows, or an error."""
         del deadline_s
+        self.reading[name] += 1
+        self.side_by_side[name] = max(self.side_by_side[name], self.reading[name])
         await asyncio.sleep(0)
+        self.reading[name] -= 1
         error = self.fail(name, [values])
         self.tables.log.append(name)
         return StoreRefused(str(error)) if error else self._select(name, values)

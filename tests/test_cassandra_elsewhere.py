@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable, Collection
 from types import SimpleNamespace
 from typing import Any
@@ -294,7 +295,10 @@ def test_who_stops_waiting_leaves_nothing_behind(recwarn: pytest.WarningsRecorde
                 await asking
         for answered in nodes.unanswered:
             answered(SHUTTING_DOWN)
+        nodes.unanswered.clear()
+        gc.collect()
         await asyncio.sleep(0.01)
+        gc.collect()
 
     asyncio.run(run())
     assert not heard
@@ -313,3 +317,15 @@ def test_a_slow_node_is_tried_again_after_a_while():
     assert slow.kept_waiting("a", 20.0)
     assert slow.kept_waiting("b", 20.0)
     assert slow.last(iter("abc"), 20.0) == ["c", "a", "b"]
+
+
+def test_a_tenth_of_the_statements_may_be_hedged_once_what_was_saved_is_spent():
+    """And no more is saved than sixteen."""
+    slow = SlowNodes()
+    assert [slow.may_hedge() for _ in range(17)] == [True] * 16 + [False]
+    for _ in range(25):
+        slow.sent()
+    assert [slow.may_hedge() for _ in range(3)] == [True, True, False]
+    for _ in range(1000):
+        slow.sent()
+    assert [slow.may_hedge() for _ in range(17)] == [True] * 16 + [False]

@@ -594,6 +594,26 @@ def test_what_a_node_reads_at_once_is_bounded_in_bytes():
     run(test)
 
 
+def test_a_seal_reads_one_place_at_a_time_and_who_asks_for_a_count_waits_for_several():
+    """What nobody waits for does not compete with what somebody does."""
+
+    async def test() -> None:
+        tables, store = new_store()
+        for second in range(20):
+            await store.usages.put_keyed_usages([keyed(uuid7(second)), keyed(f"k{second}")])
+            tables.clock.at_us += 1_000_000
+        tables.clock.at_us += MINUTE_US + SEAL_AFTER_US
+        await settle_all(store)
+        await seal_all(store)
+        assert tables.sealed(MINUTE) == 40
+        assert tables.log.count("count_bucket") == 4
+        assert {store.link.side_by_side[name] for name in ("count_bucket", "times_of_keys")} == {1}
+        assert await store.counting.count(START_US + 1, LATER_US) == {MINUTE: 38}
+        assert store.link.side_by_side["count_bucket"] > 1
+
+    run(test)
+
+
 @pytest.mark.parametrize("kind", [StoreRefused, KeyError])
 def test_a_minute_that_cannot_be_sealed_holds_up_no_other(kind: type[Exception], monkeypatch: pytest.MonkeyPatch):
     """It is tried again after a while; a store that is down altogether is left alone until the next round."""
