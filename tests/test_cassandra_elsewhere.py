@@ -9,12 +9,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from cassandra.protocol import OverloadedErrorMessage, ResultMessage
+from cassandra.protocol import OverloadedErrorMessage, PreparedQueryNotFound, ResultMessage
 
 from cassandra import Unavailable, WriteTimeout
 from service.errors import StoreRefused, StoreUnknown
 from service.store.cassandra_bind import EXECUTE, Frame
 from service.store.cassandra_session import CassandraSession
+from service.store.cassandra_statements import PATIENT_STATEMENTS, STATEMENTS, TAKE_LONG
 from service.store.hedging import SLOW_FOR_S, SlowNodes
 from service.store.loop_connection import LoopConnection
 
@@ -41,11 +42,14 @@ class Nodes:
         *names: str,
         refusing: frozenset[str] = frozenset(),
         silent: Collection[str] = (),
+        untold: Collection[str] = (),
         refusal: Exception = SHUTTING_DOWN,
     ) -> None:
         self.asked: list[str] = []
         self.silent = set(silent)
+        self.untold = set(untold)
         self.unanswered: list[Callable[[Any], None]] = []
+        self.borrowed = 0
         self._refusing = refusing
         self._refusal = refusal
         self._pools = [self._pool(name) for name in names]
@@ -60,17 +64,26 @@ class Nodes:
             else:
                 answered(self.answer(name))
 
+        def borrow(timeout: float) -> tuple[Any, float]:
+            self.borrowed += 1
+            return SimpleNamespace(send_msg=send_msg, _requests={}), timeout
+
+        def give_back(_connection: Any) -> None:
+            self.borrowed -= 1
+
         return SimpleNamespace(
             host=Node(name),
             open_count=1,
             is_shutdown=False,
-            borrow_connection=lambda timeout: (SimpleNamespace(send_msg=send_msg, _requests={}), timeout),
-            return_connection=lambda _connection: None,
+            borrow_connection=borrow,
+            return_connection=give_back,
         )
 
     def answer(self, name: str) -> Any:
         """What this node says."""
         self.asked.append(name)
+        if name in self.untold:
+            return PreparedQueryNotFound(0x2500, "unknown", b"")
         if name in self._refusing:
             return self._refusal
         result = ResultMessage(2)
@@ -82,7 +95,8 @@ class Nodes:
         return self._pools
 
     def execute_async(self, _statement: object, timeout: float, host: str) -> Any:  # noqa: ARG002
-        """The driver's own way, to the host that was named."""
+        """The driver's own way, to the host that was named; it prepares there what is not known."""
+        self.untold.discard(host)
         answer = self.answer(host)
         failed = answer is self._refusal
 
@@ -105,14 +119,15 @@ def session_over(nodes: Nodes, hedge_after_s: float = 1.0) -> CassandraSession:
 
 
 async def execute_on(
-    session: CassandraSession, *, idempotent: bool = True, aggregate: bool = False, timeout_s: float = 5.0
+    session: CassandraSession, *, idempotent: bool = True, takes_long: bool = False, timeout_s: float = 5.0
 ) -> Any:
     """One statement of one partition."""
     prepared = SimpleNamespace(
         routing_key_indexes=None, result_metadata=None, query_id=b"", is_idempotent=True, column_metadata=[]
     )
-    frame = _Frame(EXECUTE, b"", prepared, "busyapi", [[]], page_rows=1000 if aggregate else None)
-    return await session.execute(frame, asyncio.get_running_loop().time() + timeout_s, idempotent=idempotent)
+    frame = _Frame(EXECUTE, b"", prepared, "busyapi", [[]])
+    deadline_s = asyncio.get_running_loop().time() + timeout_s
+    return await session.execute(frame, deadline_s, idempotent=idempotent, takes_long=takes_long)
 
 
 async def execute(nodes: Nodes, *, idempotent: bool) -> Any:
@@ -179,36 +194,74 @@ def test_a_node_that_kept_a_statement_waiting_is_asked_last_for_a_while():
     assert nodes.asked == ["a", "b", "b", "b", "b"]
 
 
-def test_what_may_run_only_once_is_not_hedged_and_its_node_is_slow_all_the_same():
-    """A message waits for its one node; the next goes elsewhere first."""
+@pytest.mark.parametrize("how", [{"idempotent": False}, {"takes_long": True}])
+def test_what_may_run_only_once_or_takes_long_is_not_hedged_and_its_node_is_not_slow_for_it(how: dict[str, bool]):
+    """A light-weight transaction, a count: sent to one node, and the next statement goes to the same."""
     nodes = Nodes("a", "b", "c", silent=["a"])
 
     async def run() -> None:
         session = session_over(nodes, HEDGE_AFTER_S)
-        with pytest.raises(StoreUnknown):
-            await execute_on(session, idempotent=False, timeout_s=0.1)
-        assert await execute_on(session, idempotent=False) == ROWS
-
-    asyncio.run(run())
-    assert nodes.asked == ["a", "b"]
-
-
-def test_an_aggregate_takes_its_time_and_its_node_is_not_slow_for_it():
-    """It is not sent twice; the next statement goes to the same node."""
-    nodes = Nodes("a", "b", "c", silent=["a"])
-
-    async def run() -> None:
-        session = session_over(nodes, HEDGE_AFTER_S)
-        counting = asyncio.create_task(execute_on(session, aggregate=True))
+        waiting = asyncio.create_task(execute_on(session, **how))
         await asyncio.sleep(5 * HEDGE_AFTER_S)
         assert nodes.asked == ["a"]
         nodes.silent.clear()
         assert await execute_on(session) == ROWS
         nodes.unanswered[0](nodes.answer("a"))
-        assert await counting == ROWS
+        assert await waiting == ROWS
 
     asyncio.run(run())
     assert nodes.asked == ["a", "a", "a"]
+
+
+def test_all_that_waits_for_a_node_is_hedged_at_once():
+    """However much it is: the two others have answered nothing late."""
+    nodes = Nodes("a", "b", "c", silent=["a"])
+
+    async def run() -> None:
+        session = session_over(nodes, HEDGE_AFTER_S)
+        assert await asyncio.gather(*(execute_on(session) for _ in range(128))) == [ROWS] * 128
+        assert nodes.asked == ["a"] * 128 + ["b"] * 128
+        assert nodes.borrowed == 128, "what the silent node has not answered"
+        for answered in nodes.unanswered:
+            answered(nodes.answer("a"))
+        assert nodes.borrowed == 0
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("untold", "refusing"), [("b", ""), ("", "b")])
+def test_a_hedge_that_fails_is_followed_by_one_to_the_next_node(untold: str, refusing: str):
+    """One that does not know the statement, or shuts down."""
+    nodes = Nodes("a", "b", "c", silent=["a"], untold=untold, refusing=frozenset(refusing))
+    assert asyncio.run(hedged(nodes)) == [ROWS]
+    assert nodes.asked == ["a", "b", "c"]
+
+
+def test_a_node_that_does_not_know_a_statement_is_told_it_though_others_do():
+    """By the driver's own way, to that very node: else it would be asked in vain for as long as there is another."""
+    nodes = Nodes("a", "b", "c", untold=["a"])
+    assert asyncio.run(hedged(nodes, 2)) == [ROWS] * 2
+    assert nodes.asked == ["a", "a", "a"]
+
+
+def test_a_failure_in_the_very_turn_of_an_answer_disturbs_nobody():
+    """In whichever order the two are looked at."""
+    heard: list[Any] = []
+
+    async def run() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: heard.append(context))
+        for _ in range(20):
+            nodes = Nodes("a", "b", silent=["a", "b"])
+            asking = asyncio.create_task(execute_on(session_over(nodes, HEDGE_AFTER_S / 4)))
+            await asked(nodes, 2)
+            nodes.unanswered[0](SHUTTING_DOWN)
+            nodes.unanswered[1](nodes.answer("b"))
+            assert await asking == ROWS
+            del asking, nodes
+            gc.collect()
+
+    asyncio.run(run())
+    assert not heard
 
 
 def test_the_slow_nodes_late_answer_counts_when_it_comes_first():
@@ -269,12 +322,18 @@ def test_where_every_node_is_slow_hedges_end_with_their_budget():
 
     async def run() -> None:
         session = session_over(nodes, HEDGE_AFTER_S)
-        asking = [asyncio.create_task(execute_on(session)) for _ in range(100)]
-        await asyncio.sleep(20 * HEDGE_AFTER_S)
-        assert 116 <= len(nodes.asked) <= 126
+        waiting = []
+        for known_to_be_slow in range(3):
+            nodes.asked.clear()
+            waiting += [asyncio.create_task(execute_on(session)) for _ in range(40)]
+            await asyncio.sleep(10 * HEDGE_AFTER_S)
+            if known_to_be_slow < 2:
+                assert len(nodes.asked) == 80
+        assert 40 + 16 <= len(nodes.asked) <= 40 + 16 + 4
+        assert nodes.asked[:40] == ["a"] * 40, "as planned, not all to the one that is left"
         for answered in list(nodes.unanswered):
             answered(nodes.answer("a"))
-        assert await asyncio.gather(*asking) == [ROWS] * 100
+        assert await asyncio.gather(*waiting) == [ROWS] * 120
 
     asyncio.run(run())
 
@@ -305,27 +364,61 @@ def test_who_stops_waiting_leaves_nothing_behind(recwarn: pytest.WarningsRecorde
     assert not recwarn.list
 
 
-def test_a_slow_node_is_tried_again_after_a_while():
-    """It stays last for two seconds after it last kept a statement waiting."""
+def test_a_slow_node_is_tried_again_by_one_statement_after_a_while():
+    """It stays last for two seconds after it last kept a statement waiting; in time once, and it is as good as the others."""
     slow = SlowNodes()
-    assert slow.last(iter("abc"), 10.0) == ["a", "b", "c"]
+    assert slow.order(iter("abc"), 10.0) == ["a", "b", "c"]
     assert slow.kept_waiting("a", 10.0)
-    assert slow.last(iter("abc"), 10.0) == ["b", "c", "a"]
+    assert slow.order(iter("abc"), 10.0) == ["b", "c", "a"]
+    assert slow.order(iter("cab"), 10.0) == ["c", "b", "a"]
     assert not slow.kept_waiting("a", 11.0)
-    assert slow.last(iter("abc"), 11.0 + SLOW_FOR_S - 0.01) == ["b", "c", "a"]
-    assert slow.last(iter("abc"), 11.0 + SLOW_FOR_S) == ["a", "b", "c"]
-    assert slow.kept_waiting("a", 20.0)
-    assert slow.kept_waiting("b", 20.0)
-    assert slow.last(iter("abc"), 20.0) == ["c", "a", "b"]
+    tried_s = 11.0 + SLOW_FOR_S
+    assert slow.order(iter("abc"), tried_s - 0.01) == ["b", "c", "a"]
+    assert slow.order(iter("bac"), tried_s) == ["b", "c", "a"]
+    assert slow.order(iter("abc"), tried_s) == ["a", "b", "c"]
+    assert slow.order(iter("abc"), tried_s) == ["b", "c", "a"]
+    assert not slow.kept_waiting("a", tried_s + 0.25)
+    assert slow.order(iter("abc"), tried_s + SLOW_FOR_S) == ["b", "c", "a"]
+    slow.answered("a")
+    assert slow.order(iter("abc"), tried_s) == ["a", "b", "c"]
+    assert slow.kept_waiting("a", 30.0)
 
 
-def test_a_tenth_of_the_statements_may_be_hedged_once_what_was_saved_is_spent():
-    """And no more is saved than sixteen."""
+def test_where_half_of_the_nodes_are_slow_they_are_asked_as_planned():
+    """It is too much to do, or the network; the rest would only become slow as well."""
     slow = SlowNodes()
-    assert [slow.may_hedge() for _ in range(17)] == [True] * 16 + [False]
+    slow.kept_waiting("a", 10.0)
+    assert slow.order(iter("ab"), 10.0) == ["a", "b"]
+    assert slow.order(iter("abc"), 10.0) == ["b", "c", "a"]
+    slow.kept_waiting("b", 10.0)
+    assert slow.order(iter("abc"), 10.0) == ["a", "b", "c"]
+    assert slow.order(iter("abcde"), 10.0) == ["c", "d", "e", "a", "b"]
+
+
+def test_a_tenth_of_the_statements_may_be_hedged_to_slow_nodes_once_what_was_saved_is_spent():
+    """And no more is saved than sixteen; to a node that is not slow, all of them."""
+    slow = SlowNodes()
+    slow.kept_waiting("b", 10.0)
+    assert [slow.may_hedge("b") for _ in range(17)] == [True] * 16 + [False]
     for _ in range(25):
-        slow.sent()
-    assert [slow.may_hedge() for _ in range(3)] == [True, True, False]
+        slow.order("abc", 10.0)
+    assert [slow.may_hedge("b") for _ in range(3)] == [True, True, False]
     for _ in range(1000):
-        slow.sent()
-    assert [slow.may_hedge() for _ in range(17)] == [True] * 16 + [False]
+        slow.order("abc", 10.0)
+    assert [slow.may_hedge("b") for _ in range(17)] == [True] * 16 + [False]
+    assert all(slow.may_hedge("a") for _ in range(1000))
+
+
+def test_what_reads_many_rows_takes_long_and_what_a_write_waits_for_does_not():
+    """Of the store's own statements."""
+    statements = {**PATIENT_STATEMENTS, **STATEMENTS}
+    assert {name for name, text in statements.items() if "COUNT(" in text or "LIMIT ?" in text} < TAKE_LONG
+    assert not {name for name in TAKE_LONG if not statements[name].startswith("SELECT")}
+    assert not TAKE_LONG & {
+        "select_digests",
+        "select_usages",
+        "select_keyed",
+        "select_messages",
+        "select_written",
+        "select_clock",
+    }

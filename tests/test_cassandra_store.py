@@ -355,6 +355,33 @@ def test_where_there_are_several_nodes_an_attempt_at_a_message_that_lands_late_b
     run(test)
 
 
+def test_a_single_node_stamps_messages_itself_and_gets_each_once(settings: Settings, monkeypatch: pytest.MonkeyPatch):
+    """With its own time for each attempt, a second one would not be safe; and nobody else could take it."""
+    sent: list[tuple[str, dict[str, Any]]] = []
+    write, read = CassandraLink.write, CassandraLink.read
+
+    async def noted(link: CassandraLink, name: str, rows: Any, deadline_s: float, **how: Any) -> Any:
+        sent.append((name, how))
+        return await write(link, name, rows, deadline_s, **how)
+
+    async def asked(link: CassandraLink, name: str, *values: Any, **how: Any) -> Any:
+        assert name != "select_clock"
+        return await read(link, name, *values, **how)
+
+    async def test() -> None:
+        async with opened(settings) as store:
+            with monkeypatch.context() as patch:
+                patch.setattr(CassandraLink, "write", noted)
+                patch.setattr(CassandraLink, "read", asked)
+                key = hashlib.sha256(b"once").digest()
+                assert list(await store.put_messages([(key, b"once")])) == [None]
+        [how] = [how for name, how in sent if name == "insert_message"]
+        assert how["timestamp_us"] is None
+        assert how["idempotent"] is False
+
+    run(test)
+
+
 def test_a_message_is_refused_when_no_node_tells_the_time(settings: Settings, monkeypatch: pytest.MonkeyPatch):
     """It was not sent, so it is certainly not stored."""
     monkeypatch.setattr(CassandraLink, "one_node", False)

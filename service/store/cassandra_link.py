@@ -10,6 +10,7 @@ from service.errors import StoreError, StoreRefused
 from service.settings import Settings
 from service.store.cassandra_bind import Row, batch, execute
 from service.store.cassandra_session import CassandraSession
+from service.store.cassandra_statements import TAKE_LONG
 from service.store.direct import Rows
 
 log = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ class CassandraLink:
         """Run one statement. Raises StoreRefused or StoreUnknown."""
         session = self._connected()
         frame = execute(session.prepared[name], self._settings.store.keyspace, values, page_rows=page_rows)
-        return await session.execute(frame, deadline_s, idempotent=idempotent)
+        return await session.execute(frame, deadline_s, idempotent=idempotent, takes_long=name in TAKE_LONG)
 
     async def rows(self, name: str, values: list[bytes], *, page_rows: int | None = None) -> Rows:
         """Rows, with a time limit of their own. Raises StoreRefused, whatever went wrong.

@@ -27,7 +27,7 @@ from service.store.cassandra_outcome import (
     outcome_of,
     verdict,
 )
-from service.store.direct import DirectAttempt, NotSent, Rows
+from service.store.direct import DirectAttempt, NotPrepared, NotSent, Rows
 from service.store.hedging import SlowNodes, answered_within, first_answer
 from service.store.loop_connection import LoopConnection
 
@@ -116,12 +116,18 @@ class CassandraSession:
         pools = self._open_pools()
         return {host: host in pools for host in self._cluster.metadata.all_hosts() if host.datacenter == self.local_dc}
 
-    async def execute(self, frame: Frame, deadline_s: float, *, idempotent: bool = True) -> Rows:
-        """Run a statement until ``deadline_s`` (the loop's clock). Raises StoreRefused or StoreUnknown."""
+    async def execute(
+        self, frame: Frame, deadline_s: float, *, idempotent: bool = True, takes_long: bool = False
+    ) -> Rows:
+        """Run a statement until ``deadline_s`` (the loop's clock). Raises StoreRefused or StoreUnknown.
+
+        An idempotent one that does not ``takes_long`` is sent to a second node when the first keeps it waiting.
+        """
         attempts: list[Outcome] = []
         errors: dict[Outcome, Exception] = {}
         tried: list[Any] = []
         directly = True
+        untold: Any = None
         async with self._slots:
             while (remaining_s := deadline_s - self._loop.time()) > 0:
                 pools = self._open_pools()
@@ -130,18 +136,23 @@ class CassandraSession:
                 )
                 try:
                     if directly:
-                        return await self._send_directly(frame, timeout_s, pools, tried, idempotent=idempotent)
+                        may_hedge = idempotent and not takes_long
+                        return await self._send_directly(frame, timeout_s, pools, tried, may_hedge=may_hedge)
                     # The node that just failed is the first of the next plan too, so name another.
                     others = [host for host in pools if host not in tried] if tried else []
-                    return await self._send(frame, timeout_s, random.choice(others) if others else None, tried)
-                except NotSent:
+                    host = untold or (random.choice(others) if others else None)
+                    return await self._send(frame, timeout_s, host, tried)
+                except NotSent as error:
                     directly = False
+                    # Else nobody would tell it as long as another node is there to be asked.
+                    untold = error.host if isinstance(error, NotPrepared) else None
                     continue
                 except Exception as error:  # noqa: BLE001  # what nobody thought of is an unknown outcome too
                     attempts.append(outcome_of(error, one_partition=frame.one_partition))
                     errors[attempts[-1]] = error
                     elsewhere = isinstance(error, REFUSALS_OF_ONE_NODE) and any(host not in tried for host in pools)
                 directly = False
+                untold = None
                 remaining_s = deadline_s - self._loop.time()
                 if not may_try_again(attempts, idempotent=idempotent, elsewhere=elsewhere, remaining_s=remaining_s):
                     break
@@ -152,28 +163,34 @@ class CassandraSession:
         raise raised(describe(errors[outcome])) from errors[outcome]
 
     async def _send_directly(
-        self, frame: Frame, timeout_s: float, pools: Mapping[Any, Any], tried: list[Any], *, idempotent: bool
+        self, frame: Frame, timeout_s: float, pools: Mapping[Any, Any], tried: list[Any], *, may_hedge: bool
     ) -> Rows:
         if len(pools) == 1:
             return await self._attempt(frame, timeout_s, pools, tried, next(iter(pools))).future
-        hosts = self._slow.last((host for host in self._plan(frame) if host in pools), self._loop.time())
+        now_s = self._loop.time()
+        hosts = self._slow.order((host for host in self._plan(frame) if host in pools), now_s)
         if not hosts:
             raise NotSent("no connection is open")
-        self._slow.sent()
-        first = self._attempt(frame, timeout_s, pools, tried, hosts[0])
-        slow_after_s = self._hedge_after_s
-        if frame.page_rows is not None or slow_after_s >= timeout_s:
-            # An aggregate may take its time: that says nothing of the node, and a second one is as much work again.
-            return await first.future
-        if await answered_within(first.future, slow_after_s):
-            return first.future.result()
-        if self._slow.kept_waiting(hosts[0], self._loop.time()):
-            log.info("node is slow", extra={"fields": {"node": str(hosts[0].endpoint)}})
-        attempts = [first.future]
-        if idempotent and len(hosts) > 1 and self._slow.may_hedge():
-            with contextlib.suppress(NotSent):
-                attempts.append(self._attempt(frame, timeout_s - slow_after_s, pools, tried, hosts[1]).future)
-        return await first_answer(attempts, one_partition=frame.one_partition)
+        host, others = hosts[0], iter(hosts[1:])
+        first = self._attempt(frame, timeout_s, pools, tried, host).future
+        if not may_hedge or self._hedge_after_s >= timeout_s:
+            return await first
+        if await answered_within(first, self._hedge_after_s):
+            self._slow.answered(host)
+            return first.result()
+        if self._slow.kept_waiting(host, self._loop.time()):
+            log.info("node is slow", extra={"fields": {"node": str(host.endpoint)}})
+
+        def another() -> asyncio.Future[Rows] | None:
+            left_s = now_s + timeout_s - self._loop.time()
+            for other in others:
+                if left_s <= 0 or not self._slow.may_hedge(other):
+                    return None
+                with contextlib.suppress(NotSent):
+                    return self._attempt(frame, left_s, pools, tried, other).future
+            return None
+
+        return await first_answer(first, another, one_partition=frame.one_partition)
 
     def _attempt(
         self, frame: Frame, timeout_s: float, pools: Mapping[Any, Any], tried: list[Any], host: Any

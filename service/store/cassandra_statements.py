@@ -86,3 +86,10 @@ PATIENT_STATEMENTS = {
     ),
 }
 """In place of those above, and beside them, while the patient index is on."""
+
+TAKE_LONG = frozenset(
+    name
+    for name in (*STATEMENTS, *PATIENT_STATEMENTS)
+    if name.startswith(("count_", "times_of_", "texts_of_", "patient_in_"))
+)
+"""Those that read many rows, for lists and counts: that one takes its time says nothing of the node."""

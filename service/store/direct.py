@@ -29,6 +29,14 @@ class NotSent(Exception):
     """The statement did not reach a coordinator, or one that does not know it: it was certainly not executed."""
 
 
+class NotPrepared(NotSent):
+    """``host`` does not know the statement: it has to be told it."""
+
+    def __init__(self, host: Any) -> None:
+        super().__init__(f"{host} does not know the prepared statement")
+        self.host = host
+
+
 class DirectAttempt:
     """A statement that is on its way. ``future`` carries its rows, NotSent, or what befell it."""
 
@@ -69,7 +77,7 @@ class DirectAttempt:
         if isinstance(response, ResultMessage):
             future.set_result(response.parsed_rows or ())
         elif isinstance(response, PreparedQueryNotFound):
-            future.set_exception(NotSent("the node does not know the prepared statement"))
+            future.set_exception(NotPrepared(self._host))
         elif isinstance(response, ErrorMessage):
             future.set_exception(response.to_exception() if hasattr(response, "to_exception") else response)
         elif isinstance(response, Exception):

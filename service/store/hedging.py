@@ -3,26 +3,27 @@
 A node that collects garbage, or has just come back and is cold, holds up a third of all statements of three nodes while
 it still counts as up. What it has not answered after ``cassandra_hedge_after_s`` is sent to a second node, and the
 first answer counts (a hedged request in Dean and Barroso's "The Tail at Scale"; Cassandra's drivers call it speculative
-execution). Only what may run twice is hedged, and only while there is a budget: where all nodes are slow because there
-is too much to do, hedges would double it.
+execution). Only what may run twice is hedged, and nodes that are slow themselves get hedges within a budget: where all
+are slow because there is too much to do, hedges would double it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable, Iterable
-from typing import TypeVar
+from collections.abc import Callable, Hashable, Iterable
+from typing import TypeAlias, TypeVar
 
 from service.store.cassandra_outcome import Outcome, outcome_of
 from service.store.direct import NotSent, Rows
 
 Host = TypeVar("Host", bound=Hashable)
+Attempt: TypeAlias = "asyncio.Future[Rows]"
 
 SLOW_FOR_S = 2.0
-"""So long a node that kept a statement waiting is asked last; then a statement tries it again."""
+"""So long a node that kept a statement waiting is asked last; then one statement tries it again."""
 HEDGES_PER_STATEMENT = 0.1
 HEDGES_SAVED_MAX = 16.0
-"""What is in flight to a node at the moment when it stands still may all be hedged; after that it is asked last."""
+"""Hedges to nodes that are slow themselves: a tenth of all statements, and so many at once."""
 
 
 class SlowNodes:
@@ -32,49 +33,70 @@ class SlowNodes:
         self._until_s: dict[Hashable, float] = {}
         self._budget = HEDGES_SAVED_MAX
 
-    def sent(self) -> None:
-        """A statement was sent: a tenth of a hedge more."""
+    def order(self, hosts: Iterable[Host], now_s: float) -> list[Host]:
+        """The hosts for one statement that is sent now: as they come, but the slow ones behind all others.
+
+        Where half of them are slow it is not their fault, and to ask the rest alone would only make these slow too.
+        """
         self._budget = min(HEDGES_SAVED_MAX, self._budget + HEDGES_PER_STATEMENT)
+        found = list(hosts)
+        until_s = self._until_s
+        if not until_s or 2 * sum(host in until_s for host in found) >= len(found):
+            return found
+        if until_s.get(found[0], now_s + 1) <= now_s:
+            # This statement finds out; those behind it do not wait with it.
+            until_s[found[0]] = now_s + SLOW_FOR_S
+            return found
+        return sorted(found, key=until_s.__contains__)
+
+    def answered(self, host: Hashable) -> None:
+        """In time: it is not slow."""
+        if self._until_s:
+            self._until_s.pop(host, None)
 
     def kept_waiting(self, host: Hashable, now_s: float) -> bool:
         """It is slow. Returns whether it was not known to be."""
-        new = self._until_s.get(host, 0.0) <= now_s
+        new = host not in self._until_s
         self._until_s[host] = now_s + SLOW_FOR_S
         return new
 
-    def may_hedge(self) -> bool:
-        """Take a hedge from the budget, if there is one."""
+    def may_hedge(self, other: Hashable) -> bool:
+        """Whether ``other`` may be asked as well; one that is slow itself is, while there is a budget."""
+        if other not in self._until_s:
+            return True
         if self._budget < 1:
             return False
         self._budget -= 1
         return True
 
-    def last(self, hosts: Iterable[Host], now_s: float) -> list[Host]:
-        """The same hosts in the same order, but the slow ones behind all others."""
-        until_s = self._until_s
-        if not until_s:
-            return list(hosts)
-        for host in [host for host, until in until_s.items() if until <= now_s]:
-            del until_s[host]
-        return sorted(hosts, key=until_s.__contains__)
 
-
-async def answered_within(attempt: asyncio.Future[Rows], seconds: float) -> bool:
+async def answered_within(attempt: Attempt, seconds: float) -> bool:
     """Wait for the attempt, which goes on when the time is up."""
     try:
         done, _ = await asyncio.wait((attempt,), timeout=seconds)
+        if not done:
+            # After a stall of ours the timer comes before an answer that has been there for long.
+            await asyncio.sleep(0)
     except BaseException:
         abandon(attempt)
         raise
-    return bool(done)
+    return attempt.done()
 
 
-async def first_answer(attempts: Iterable[asyncio.Future[Rows]], *, one_partition: bool) -> Rows:
-    """The first rows of any attempt; when all fail, the error that leaves most unknown."""
-    waiting = set(attempts)
+async def first_answer(first: Attempt, another: Callable[[], Attempt | None], *, one_partition: bool) -> Rows:
+    """The first rows of any attempt; when all fail, the error that leaves most unknown.
+
+    ``another`` begins one on another node, or says None when there is none to ask; it is called again when that fails and
+    ``first`` is still silent.
+    """
+    attempts = [first]
+    waiting = {first}
     errors: list[BaseException] = []
     try:
         while waiting:
+            if first in waiting and (attempt := another()) is not None:
+                attempts.append(attempt)
+                waiting.add(attempt)
             done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             for attempt in done:
                 error = attempt.exception()
@@ -82,13 +104,13 @@ async def first_answer(attempts: Iterable[asyncio.Future[Rows]], *, one_partitio
                     return attempt.result()
                 errors.append(error)
     finally:
-        for attempt in waiting:
+        for attempt in attempts:
             abandon(attempt)
     raise max(errors, key=lambda error: _weight(error, one_partition=one_partition))
 
 
-def abandon(attempt: asyncio.Future[Rows]) -> None:
-    """Nobody waits for it any more; what it comes to is nobody's error. Its stream is given back with its answer."""
+def abandon(attempt: Attempt) -> None:
+    """Nobody waits for it any more, and what it comes to is nobody's error. Its stream goes back with its answer or its time limit."""
     if not attempt.cancel() and not attempt.cancelled():
         attempt.exception()
 

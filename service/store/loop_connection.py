@@ -111,7 +111,11 @@ class LoopConnection(Connection):
         self.process_io_buffer()
 
     def push(self, data: bytes) -> None:
-        """What the driver calls to send. What the socket does not take waits; its bound is that of what is in flight."""
+        """What the driver calls to send. What the socket does not take waits; its bound is that of what is in flight.
+
+        That is the session's, and once more as much where hedges have answered what this node has not: they come to an end
+        with their time limits, or with the heartbeat that gives the node up.
+        """
         if not self.in_loop(self._write, data):
             self.defunct(ConnectionShutdown("the event loop is closed"))
 
