@@ -140,7 +140,7 @@ class CassandraSession:
                         return await self._send_directly(frame, timeout_s, pools, tried, may_hedge=may_hedge)
                     # The node that just failed is the first of the next plan too, so name another.
                     others = [host for host in pools if host not in tried] if tried else []
-                    host = untold or (random.choice(others) if others else None)
+                    host = untold if untold in pools else random.choice(others) if others else None
                     return await self._send(frame, timeout_s, host, tried)
                 except NotSent as error:
                     directly = False
