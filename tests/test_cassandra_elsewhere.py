@@ -233,8 +233,27 @@ def test_all_that_waits_for_a_node_is_hedged_at_once():
 def test_a_hedge_that_fails_is_followed_by_one_to_the_next_node(untold: str, refusing: str):
     """One that does not know the statement, or shuts down."""
     nodes = Nodes("a", "b", "c", silent=["a"], untold=untold, refusing=frozenset(refusing))
-    assert asyncio.run(hedged(nodes)) == [ROWS]
+
+    async def run() -> None:
+        async with asyncio.timeout(30):  # and not when the first has had its time
+            assert await execute_on(session_over(nodes, HEDGE_AFTER_S), timeout_s=1000) == ROWS
+
+    asyncio.run(run())
     assert nodes.asked == ["a", "b", "c"]
+
+
+def test_a_node_that_answers_its_trial_in_time_is_asked_as_before():
+    """Not only when it has been left alone for another two seconds."""
+    nodes = Nodes("a", "b", "c")
+
+    async def run() -> None:
+        session = session_over(nodes)
+        session._slow.kept_waiting("a", asyncio.get_running_loop().time() - SLOW_FOR_S - 1)
+        for _ in range(3):
+            assert await execute_on(session) == ROWS
+
+    asyncio.run(run())
+    assert nodes.asked == ["a", "a", "a"]
 
 
 def test_a_node_that_does_not_know_a_statement_is_told_it_though_others_do():
