@@ -132,6 +132,8 @@ class FakeLink:
         self.reading: Counter[str] = Counter()
         self.side_by_side: Counter[str] = Counter()
         """The most statements of that name that were under way at once."""
+        self.deadlines: list[tuple[str, float]] = []
+        """Of each statement, until when it may take."""
 
     def deadline_s(self) -> float:
         """As the store's."""
@@ -148,7 +150,8 @@ class FakeLink:
         optional: bool = False,
     ) -> StoreError | None:
         """Apply a statement."""
-        del deadline_s, optional
+        del optional
+        self.deadlines.append((name, deadline_s))
         await asyncio.sleep(0)
         if name == self.gated and self.gate is not None:
             await self.gate.wait()
@@ -161,7 +164,7 @@ class FakeLink:
 
     async def read(self, name: str, values: Sequence[bytes], deadline_s: float) -> Any:
         """Rows, or an error."""
-        del deadline_s
+        self.deadlines.append((name, deadline_s))
         self.reading[name] += 1
         self.side_by_side[name] = max(self.side_by_side[name], self.reading[name])
         await asyncio.sleep(0)

@@ -14,7 +14,7 @@ from cassandra.protocol import OverloadedErrorMessage, PreparedQueryNotFound, Re
 from cassandra import Unavailable, WriteTimeout
 from service.errors import StoreRefused, StoreUnknown
 from service.store.cassandra_bind import EXECUTE, Frame
-from service.store.cassandra_session import CassandraSession
+from service.store.cassandra_session import STATEMENTS_IN_FLIGHT_MAX, CassandraSession
 from service.store.cassandra_statements import PATIENT_STATEMENTS, STATEMENTS, TAKE_LONG
 from service.store.hedging import SLOW_FOR_S, SlowNodes
 from service.store.loop_connection import LoopConnection
@@ -142,6 +142,27 @@ def test_what_a_node_that_shuts_down_refuses_another_takes(idempotent: bool):
     assert asyncio.run(execute(nodes, idempotent=idempotent)) == ROWS
     assert nodes.asked[0] == "a"
     assert len(nodes.asked) == 2
+
+
+def test_whose_time_is_up_does_not_wait_behind_those_who_came_to_a_silent_store_later():
+    """The second step of a write may be behind the first ones of others, which have more time left than it."""
+
+    async def test() -> None:
+        nodes = Nodes("a", silent=["a"])
+        session = session_over(nodes)
+        others = [asyncio.create_task(execute_on(session)) for _ in range(STATEMENTS_IN_FLIGHT_MAX)]
+        await asked(nodes, STATEMENTS_IN_FLIGHT_MAX)
+        with pytest.raises(StoreRefused, match="no time was left"):
+            await asyncio.wait_for(execute_on(session, timeout_s=0.01), 4)
+        behind = asyncio.create_task(execute_on(session))
+        await asyncio.sleep(0)
+        assert len(nodes.asked) == STATEMENTS_IN_FLIGHT_MAX
+        nodes.silent.clear()
+        for answered in nodes.unanswered:
+            answered(nodes.answer("a"))
+        assert await asyncio.gather(*others, behind) == [ROWS] * (STATEMENTS_IN_FLIGHT_MAX + 1)
+
+    asyncio.run(test())
 
 
 @pytest.mark.parametrize("names", [("a",), ("a", "b"), ("a", "b", "c")])

@@ -926,7 +926,7 @@ def test_work_is_entered_only_while_its_minute_is_not_settled():
 
     async def test() -> None:
         tables, store = new_store()
-        first = await store.directory.register([1], START_US + 1, 0)
+        first = await store.directory.register([1], START_US + 1, store.link.deadline_s())
         assert isinstance(first, Work)
         store.directory.leave(first, certain=True)
         assert store.directory.enter(1, START_US) is None
@@ -936,8 +936,50 @@ def test_work_is_entered_only_while_its_minute_is_not_settled():
         tables.clock.at_us += 2 * MINUTE_US
         await settle_all(store)
         assert store.directory.enter(1, START_US + 3) is None
-        second = await store.directory.register([1], START_US + 3, 0)
+        second = await store.directory.register([1], START_US + 3, store.link.deadline_s())
         assert isinstance(second, Work)
         assert second.writer != first.writer
+
+    run(test)
+
+
+def test_nobody_waits_for_the_opening_of_a_minute_beyond_its_own_deadline():
+    """Of those that share it, who has less time left is refused, and the others get what came of it."""
+
+    async def test() -> None:
+        _, store = new_store()
+        store.link.gated, store.link.gate = "insert_minute", asyncio.Event()
+        patient = asyncio.create_task(store.directory.register([1], START_US + 1, store.link.deadline_s()))
+        await idle()
+        late = store.directory.register([2], START_US + 1, asyncio.get_running_loop().time())
+        assert isinstance(await asyncio.wait_for(late, 10), StoreRefused)
+        assert not patient.done()
+        store.link.gate.set()
+        work = await patient
+        assert isinstance(work, Work)
+        assert work.in_flight == 1
+
+    run(test)
+
+
+def test_all_that_an_operation_waits_for_ends_by_one_deadline():
+    """However many statements it takes one after the other: its caller was promised one time limit."""
+
+    async def test() -> None:
+        _, store = new_store()
+        await store.usages.put_usages([(1, b"{}")])
+        await store.usages.put_keyed_usages([keyed("a")])
+        await idle()
+        operations: list[Callable[[], Any]] = [
+            lambda: store.usages.put_keyed_usages([keyed("b"), keyed("c")]),
+            lambda: store.deleting.by_id([1]),
+            lambda: store.deleting.by_key(["a", "b"]),
+        ]
+        for number, operation in enumerate(operations):
+            store.link.deadlines.clear()
+            await operation()
+            asked = store.link.deadlines
+            assert len(asked) > 1, number
+            assert len({deadline_s for _, deadline_s in asked}) == 1, (number, asked)
 
     run(test)

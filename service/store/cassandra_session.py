@@ -123,39 +123,54 @@ class CassandraSession:
 
         An idempotent one that does not ``takes_long`` is sent to a second node when the first keeps it waiting.
         """
+        if self._slots.locked():
+            await self._wait_for_slot(deadline_s)
+        else:
+            await self._slots.acquire()  # at once
+        try:
+            return await self._execute(frame, deadline_s, idempotent=idempotent, takes_long=takes_long)
+        finally:
+            self._slots.release()
+
+    async def _wait_for_slot(self, deadline_s: float) -> None:
+        """Whose time is up does not wait behind those that came to a silent store later than it."""
+        try:
+            async with asyncio.timeout_at(deadline_s):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise StoreRefused(f"{STATEMENTS_IN_FLIGHT_MAX} statements wait for the store; no time was left") from None
+
+    async def _execute(self, frame: Frame, deadline_s: float, *, idempotent: bool, takes_long: bool) -> Rows:
         attempts: list[Outcome] = []
         errors: dict[Outcome, Exception] = {}
         tried: list[Any] = []
         directly = True
         untold: Any = None
-        async with self._slots:
-            while (remaining_s := deadline_s - self._loop.time()) > 0:
-                pools = self._open_pools()
-                timeout_s = attempt_timeout_s(
-                    attempts, remaining_s=remaining_s, other_hosts=idempotent and len(pools) > 1
-                )
-                try:
-                    if directly:
-                        may_hedge = idempotent and not takes_long
-                        return await self._send_directly(frame, timeout_s, pools, tried, may_hedge=may_hedge)
-                    # The node that just failed is the first of the next plan too, so name another.
-                    others = [host for host in pools if host not in tried] if tried else []
-                    host = untold if untold in pools else random.choice(others) if others else None
-                    return await self._send(frame, timeout_s, host, tried)
-                except NotSent as error:
-                    directly = False
-                    # Else nobody would tell it as long as another node is there to be asked.
-                    untold = error.host if isinstance(error, NotPrepared) else None
-                    continue
-                except Exception as error:  # noqa: BLE001  # what nobody thought of is an unknown outcome too
-                    attempts.append(outcome_of(error, one_partition=frame.one_partition))
-                    errors[attempts[-1]] = error
-                    elsewhere = isinstance(error, REFUSALS_OF_ONE_NODE) and any(host not in tried for host in pools)
+        while (remaining_s := deadline_s - self._loop.time()) > 0:
+            pools = self._open_pools()
+            timeout_s = attempt_timeout_s(attempts, remaining_s=remaining_s, other_hosts=idempotent and len(pools) > 1)
+            try:
+                if directly:
+                    may_hedge = idempotent and not takes_long
+                    return await self._send_directly(frame, timeout_s, pools, tried, may_hedge=may_hedge)
+                # The node that just failed is the first of the next plan too, so name another.
+                others = [host for host in pools if host not in tried] if tried else []
+                host = untold if untold in pools else random.choice(others) if others else None
+                return await self._send(frame, timeout_s, host, tried)
+            except NotSent as error:
                 directly = False
-                untold = None
-                remaining_s = deadline_s - self._loop.time()
-                if not may_try_again(attempts, idempotent=idempotent, elsewhere=elsewhere, remaining_s=remaining_s):
-                    break
+                # Else nobody would tell it as long as another node is there to be asked.
+                untold = error.host if isinstance(error, NotPrepared) else None
+                continue
+            except Exception as error:  # noqa: BLE001  # what nobody thought of is an unknown outcome too
+                attempts.append(outcome_of(error, one_partition=frame.one_partition))
+                errors[attempts[-1]] = error
+                elsewhere = isinstance(error, REFUSALS_OF_ONE_NODE) and any(host not in tried for host in pools)
+            directly = False
+            untold = None
+            remaining_s = deadline_s - self._loop.time()
+            if not may_try_again(attempts, idempotent=idempotent, elsewhere=elsewhere, remaining_s=remaining_s):
+                break
         if not attempts:
             raise StoreRefused("no time was left to send the statement")
         outcome = verdict(attempts)

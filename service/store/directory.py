@@ -92,7 +92,9 @@ class Directory:
         self._ahead_us = self._block_ahead = 0
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                await asyncio.gather(*map(self.settle, works), self._unseal_doubted())
+                deadline_s = self._link.deadline_s()
+                settling = (self.settle(work, deadline_s) for work in works)
+                await asyncio.gather(*settling, self._unseal_doubted())
         except TimeoutError:
             log.info("minutes are left to be counted anew", extra={"fields": {"minutes": len(works)}})
 
@@ -124,7 +126,7 @@ class Directory:
         """Name the places for what is stored at ``at_us``, and enter. StoreRefused when that fails: nothing was stored."""
         minute = minute_of(at_us)
         while (work := self._work.get(minute)) is None:
-            error = await self._open(minute)
+            error = await self._open(minute, deadline_s)
             if error is not None:
                 return StoreRefused(f"the directory did not take the minute: {error}")
         work.in_flight += 1
@@ -185,14 +187,13 @@ class Directory:
             error = await self._void(minute, deadline_s)
         return work if error is None else error
 
-    async def settle(self, work: Work) -> bool:
+    async def settle(self, work: Work, deadline_s: float) -> bool:
         """Say that nothing of it is under way any more; whether that was taken."""
         key = (bigint(work.minute), work.writer)
         name, values = (
             ("settle_deleter", key) if work.created is None else ("settle_writer", (bigint(work.created), *key))
         )
         self._lately[work.minute] = asyncio.get_running_loop().time()
-        deadline_s = self._link.deadline_s()
         return await self._link.write(name, [values], deadline_s, timestamp_us=self._clock.now_us()) is None
 
     async def _begin(self, work: Work, deadline_s: float) -> StoreError | None:
@@ -206,14 +207,16 @@ class Directory:
         if isinstance(result, Work):
             self.leave(result, certain=True)
 
-    async def _open(self, minute: int) -> StoreError | None:
-        """Day, minute and writer; those who ask at once share it."""
+    async def _open(self, minute: int, deadline_s: float) -> StoreError | None:
+        """Day, minute and writer; those who ask at once share it, and each waits until its own deadline."""
         task = self._opening.get(minute)
         if task is None:
             # Not among those that close() cancels: a put may wait for it.
             task = self._opening[minute] = asyncio.create_task(self._open_once(minute))
             task.add_done_callback(lambda _: self._opening.pop(minute, None))
-        return await asyncio.shield(task)
+        if not task.done():
+            await asyncio.wait([task], timeout=max(0.0, deadline_s - asyncio.get_running_loop().time()))
+        return task.result() if task.done() else StoreRefused("no time was left to wait for it")
 
     async def _open_once(self, minute: int) -> StoreError | None:
         deadline_s = self._link.deadline_s()
@@ -279,7 +282,7 @@ class Directory:
                 if not work.doubtful:
                     self._unsettled.append(work)
         unsettled = self._unsettled
-        while unsettled and await self.settle(unsettled[-1]):
+        while unsettled and await self.settle(unsettled[-1], self._link.deadline_s()):
             unsettled.pop()
         lately_s = asyncio.get_running_loop().time() - LATELY_S
         self._lately = {minute: at_s for minute, at_s in self._lately.items() if at_s > lately_s}
