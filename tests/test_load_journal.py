@@ -210,9 +210,13 @@ A, R, U, S = State.ACKNOWLEDGED, State.REFUSED, State.UNKNOWN, State.SENT
         ([A, "again"], A),
         ([A, "again", R], A),
         ([A, "again", U], A),
-        ([R, "again"], U),
-        ([R, "again", R], U),
+        ([R, "again"], S),
+        ([R, "again", R], R),
+        ([R, "again", U], U),
         ([R, "again", A], A),
+        ([R, "again", "again", R], U),
+        ([R, "again", "again", R, R], U),
+        ([R, "again", R, "again", A], A),
         ([U, "again", R], U),
         ([U, "again", A], A),
         (["again", R, R], U),
@@ -222,7 +226,7 @@ A, R, U, S = State.ACKNOWLEDGED, State.REFUSED, State.UNKNOWN, State.SENT
     ],
 )
 def test_a_key_that_is_sent_again_is_refused_only_if_nothing_else_can_be(outcomes: list[State | str], state: State):
-    """An acknowledgement stands whatever comes later; one refusal of several attempts proves nothing of the others."""
+    """An acknowledgement stands whatever comes later; one refusal of several attempts at once proves nothing of the others."""
     journal = open_journal(None, Kind.KEYED)
     seq = journal.intent(1)
     for outcome in outcomes:

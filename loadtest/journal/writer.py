@@ -95,9 +95,14 @@ class Journal:
         return seq
 
     def again(self, seq: int) -> None:
-        """A keyed usage is about to be sent once more: from now on no single refusal proves that it is not stored."""
-        if self.state(seq) != State.ACKNOWLEDGED:
-            self.slots[2 * seq] = State.UNKNOWN
+        """A keyed usage is about to be sent once more.
+
+        Where each attempt before was refused, this one's outcome says all. While another is on its way or unknown, no
+        single refusal proves that the usage is not stored.
+        """
+        state = self.state(seq)
+        if state != State.ACKNOWLEDGED:
+            self.slots[2 * seq] = State.SENT if state == State.REFUSED else State.UNKNOWN
 
     def outcome(self, seq: int, state: State, value: int = 0) -> None:
         """What became of a request; ``value`` is the id of an acknowledged usage.
