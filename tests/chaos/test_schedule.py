@@ -157,3 +157,7 @@ def test_no_fault_of_the_store_lets_a_refusal_come_later_than_queue_and_store_ma
         WAITED_REFUSED_WITHIN_S,
     }
     assert max(each.sees.refused_within_s for each in of_the_store) == WAITED_REFUSED_WITHIN_S
+    healing = {each.sees.healing_refused_within_s for each in of_the_store}
+    assert healing == {None, WAITED_REFUSED_WITHIN_S}
+    (outage,) = [each for each in of_the_store if each.name == "cassandra-outage"]
+    assert outage.sees.refused_within_s == ANSWER_WITHIN_S

@@ -245,3 +245,16 @@ def test_the_record_has_a_line_for_each_topology_and_leaves_the_control_out_of_t
     lines = table.markdown([verdict(event(fault())), control], "2026-01-01", "abc", 7).splitlines()
     assert lines[0] == "| 2026-01-01 | `abc` | 7 | t | 1 | 100 | 0 | 0 | 0 | 0 | 0 | 0 | 0 |"
     assert lines[1].startswith("| 2026-01-01 | `abc` | 7 | t, the control | 1 | 100 | 0 | 4 |")
+
+
+@pytest.mark.parametrize(
+    ("at_s", "took_s", "late"),
+    [(5.0, 1.4, False), (5.0, 1.6, True), (8.0, 1.9, True), (8.5, 1.6, False), (10.5, 3.2, True)],
+)
+def test_a_refusal_may_take_longer_once_healing_has_begun_where_the_fault_says_so(
+    at_s: float, took_s: float, late: bool
+):
+    """Healing begins 10 s after the injection; the bound of before counts for what was answered before that."""
+    sees = Sees(refused_within_s=1.5, healing_refused_within_s=3.0)
+    found = complaints(verdict(event(fault(sees)), samples=(sample(at_s, 503, took_s), sample(12))))
+    assert bool(found) is late

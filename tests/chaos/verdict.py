@@ -176,9 +176,16 @@ def _judge_samples(events: Sequence[Event], samples: Sequence[Sample], complain:
             complain(
                 there, f"{sample.name}: {sample.status or 'no answer'} after {sample.took_s:.1f} s, not {within_s:g}"
             )
-        refused_s = max((event.fault.sees.refused_within_s for event in there), default=QUIET_ANSWERED_WITHIN_S)
+        refused_s = max((_refused_within_s(event, sample) for event in there), default=QUIET_ANSWERED_WITHIN_S)
         if sort is Failures.REFUSED and sample.took_s > refused_s:
             complain(there, f"{sample.name}: a 503 after {sample.took_s:.2f} s, not {refused_s:g}")
+
+
+def _refused_within_s(event: Event, sample: Sample) -> float:
+    sees = event.fault.sees
+    if sees.healing_refused_within_s is None or sample.at_unix_s + sample.took_s < event.healing_unix_s:
+        return sees.refused_within_s
+    return sees.healing_refused_within_s
 
 
 def _judge_event(event: Event, events: Sequence[Event], samples: Sequence[Sample]) -> list[str]:

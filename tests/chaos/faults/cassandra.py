@@ -188,6 +188,7 @@ FAULTS = (
             only=503,
             answered_within_s=PAUSED_ANSWER_WITHIN_S,
             refused_within_s=ANSWER_WITHIN_S,
+            healing_refused_within_s=WAITED_REFUSED_WITHIN_S,
             back_within_s=BACK_WITHIN_S,
         ),
         length_s=(OUTAGE_S, OUTAGE_S),
