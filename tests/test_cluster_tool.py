@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
 import re
@@ -197,19 +198,30 @@ def test_a_key_is_set_whole_and_a_missing_one_is_added() -> None:
     assert text == "# why\n# seeds: no\n\nother: x\nseeds:\n    - c\nport: 2\nnew: 3\n"
 
 
-def test_a_node_keeps_the_projects_configuration_and_moves_to_loopback(tmp_path: Path) -> None:
-    """What cassandra/cassandra.yaml says of durability and threads holds for the nodes of a cluster too."""
+@pytest.mark.parametrize("nodes", [1, 3])
+def test_a_node_keeps_the_projects_configuration_and_moves_to_loopback(tmp_path: Path, nodes: int) -> None:
+    """What cassandra/cassandra.yaml says of durability holds for all nodes of a cluster, what it says of threads for a node alone."""
     project = (ROOT / "cassandra" / "cassandra.yaml").read_text()
-    settings = cassandra.node_settings(1, THREE_NODES, tmp_path)
+    settings = cassandra.node_settings(nodes - 1, dataclasses.replace(THREE_NODES, nodes=nodes), tmp_path)
     text = cassandra.with_settings(project, settings)
     keys = re.findall(r"^([a-z_]+):", text, re.MULTILINE)
     assert len(keys) == len(set(keys))
-    assert "listen_address: 127.0.0.2\n" in text
+    assert f"listen_address: 127.0.0.{nodes}\n" in text
     assert "storage_port: 11001\n" in text
     assert "/var/lib" not in "".join(line for line in text.splitlines() if not line.startswith("#"))
-    own = {line for line in project.splitlines() if re.match("commitlog_sync|concurrent_|batch_size_", line)}
-    assert own
-    assert own <= set(text.splitlines())
+    lines = set(text.splitlines())
+    kept = {
+        line
+        for line in project.splitlines()
+        if re.match("commitlog_sync|commit_failure|disk_failure|batch_size_", line)
+    }
+    assert len(kept) == 5
+    assert kept <= lines
+    threads = {
+        line for line in project.splitlines() if re.match("concurrent_(reads|writes)|native_transport_max", line)
+    }
+    assert len(threads) == 3
+    assert (threads & lines) == (threads if nodes == 1 else set())
 
 
 @given(st.integers(1, plan.CASSANDRA_NODES_MAX))
@@ -367,9 +379,17 @@ def test_a_node_starts_where_there_is_no_commit_log_yet(tmp_path: Path) -> None:
 def test_a_node_runs_with_the_assertions_that_cassandra_relies_on(tmp_path: Path) -> None:
     """One of them is all that notices a write to the commit log that a full disk cut short; the image has them, too."""
     (tmp_path / "jamm-0.jar").touch()
-    command = cassandra.java_command("java", tmp_path, tmp_path, tmp_path, "512M")
+    command = cassandra.java_command("java", tmp_path, tmp_path, tmp_path, "512M", 1)
     assert "-ea" in command
     assert not [word for word in command if word.startswith(("-da", "-disableassertions")) and "openhft" not in word]
+
+
+@pytest.mark.parametrize("nodes", [1, 3])
+def test_several_nodes_on_one_machine_do_not_take_its_cores_to_compile_better(tmp_path: Path, nodes: int) -> None:
+    """The quick compiler alone, and for a node that has the machine to itself both."""
+    (tmp_path / "jamm-0.jar").touch()
+    command = cassandra.java_command("java", tmp_path, tmp_path, tmp_path, "512M", nodes)
+    assert ("-XX:TieredStopAtLevel=1" in command) is (nodes > 1)
 
 
 # --- what is missing

@@ -39,6 +39,14 @@ LOGBACK = """\
 """
 
 
+SHARED_MACHINE = {
+    "native_transport_max_threads": "2",
+    "concurrent_writes": "2",
+    "concurrent_reads": "2",
+}
+"""For several nodes on the cores of one: threads that wait for work spin, and each node has its own."""
+
+
 def tokens(node: int, nodes: int) -> list[int]:
     """The tokens of the node with this index: evenly spaced over the ring, the nodes taking turns.
 
@@ -57,6 +65,7 @@ def node_settings(node: int, ports: CassandraPorts, data: Path) -> dict[str, str
         "num_tokens": str(TOKENS_PER_NODE),
         "initial_token": f'"{",".join(map(str, tokens(node, ports.nodes)))}"',
         "auto_bootstrap": "false",
+        **(SHARED_MACHINE if ports.nodes > 1 else {}),
         "listen_address": addresses[node],
         "rpc_address": addresses[node],
         "native_transport_port": str(ports.cql),
@@ -102,10 +111,11 @@ def heap(nodes: int, asked: str) -> str:
     return asked or ("1G" if nodes == 1 else "512M")
 
 
-def java_command(java: str, jars: Path, conf: Path, data: Path, heap_size: str) -> list[str]:
+def java_command(java: str, jars: Path, conf: Path, data: Path, heap_size: str, nodes: int) -> list[str]:
     """The command of a node in the foreground.
 
-    Nobody else gossips on these addresses: the waits for a ring to settle are for real networks.
+    Nobody else gossips on these addresses: the waits for a ring to settle are for real networks. Of several nodes each is
+    compiled by the quick compiler alone: the other one is better after minutes, which it spends on the cores of all.
     """
     agent = sorted(jars.glob("jamm-*.jar"))
     if not agent:
@@ -127,6 +137,7 @@ def java_command(java: str, jars: Path, conf: Path, data: Path, heap_size: str) 
         "-ea",
         "-da:net.openhft...",
         "-XX:+UseG1GC",
+        *(["-XX:TieredStopAtLevel=1"] if nodes > 1 else []),
         "-XX:+PerfDisableSharedMem",
         "-XX:+ExitOnOutOfMemoryError",
         f"-XX:ErrorFile={data}/hs_err_%p.log",

@@ -69,7 +69,8 @@ class Launcher:
         heap = cassandra.heap(ports.nodes, self.options.cassandra_heap)
         scripts = self.root / "cassandra"
         start = [str(scripts / "with-timer-slack"), sys.executable, str(scripts / "with-mended-commit-log")]
-        command = [*start, str(home / "commitlog"), *cassandra.java_command(self.java, jars, conf, home, heap)]
+        java = cassandra.java_command(self.java, jars, conf, home, heap, ports.nodes)
+        command = [*start, str(home / "commitlog"), *java]
         return Child(member, command, self._environment, home, self.log(member.name), CASSANDRA_ENDING)
 
     def service_environment(self, ports: plan.CassandraPorts) -> dict[str, str]:

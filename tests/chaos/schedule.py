@@ -59,7 +59,7 @@ def may_overlap(one: Fault, other: Fault) -> bool:
 
 def _is_strict(fault: Fault) -> bool:
     sees = fault.sees
-    return sees.failures is Failures.NONE or sees.settled is not None or sees.only != 0
+    return sees.failures is Failures.NONE or sees.only != 0
 
 
 def problems(faults: Iterable[Fault]) -> list[str]:

@@ -9,6 +9,7 @@ from loadtest.journal import Kind
 from loadtest.reconcile.result import Finding, Findings, Reconciliation, Tally
 from loadtest.reconcile.verdict import Fault as Wrong
 from tests.chaos import table
+from tests.chaos.__main__ import all_faults
 from tests.chaos.events import Event
 from tests.chaos.faults import Context, Failures, Fault, Sees
 from tests.chaos.topology import Topology
@@ -187,11 +188,19 @@ def test_once_an_outage_has_settled_every_write_is_refused():
     assert complaints(verdict(outage, samples=(sample(12),)))
 
 
-def test_once_one_of_three_nodes_is_gone_nothing_fails():
-    """Failures belong to the moment at which it went."""
-    one = event(fault(Sees(settled=Failures.NONE, settles_s=3.0)))
-    assert verdict(one, samples=(sample(2, 504), sample(5), sample(12))).ok
-    assert complaints(verdict(one, samples=(sample(5, 503), sample(12))))
+@pytest.mark.parametrize("at_s", [0.5, 5, 10.5, 13])
+def test_where_no_request_may_fail_none_may_at_any_time(at_s: float):
+    """As the fault begins, while it lasts, as it is healed and for as long as its after-effects last."""
+    one = event(fault(Sees(failures=Failures.NONE)))
+    assert verdict(one, samples=(sample(at_s), sample(15))).ok
+    assert complaints(verdict(one, samples=(sample(at_s, 503), sample(15))))
+
+
+def test_each_fault_of_one_node_of_three_lets_no_request_fail():
+    """Two are as many as the consistency level counts."""
+    of_one_node = [each for each in all_faults() if each.name.startswith("cassandra3-one-")]
+    assert len(of_one_node) == 3
+    assert {each.sees.failures for each in of_one_node} == {Failures.NONE}
 
 
 def test_service_comes_back_in_time_or_it_is_a_complaint():

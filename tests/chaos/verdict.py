@@ -197,9 +197,6 @@ def _judge_event(event: Event, events: Sequence[Event], samples: Sequence[Sample
     sees = fault.sees
     steady = between(samples, event.injected_unix_s + sees.settles_s, event.healing_unix_s - BEFORE_HEAL_S)
     for sample in steady:
-        sort = sort_of_status(sample.status)
-        if sees.settled is not None and (sort is None or sort > sees.settled):
-            found.append(f"{sample.name}: {sample.status or 'no answer'} {sample.text} once it had settled")
         if sees.only and sample.write and sample.status != sees.only:
             found.append(f"{sample.name}: {sample.status or 'no answer'} once it had settled, not {sees.only}")
     if sees.only and not any(sample.write for sample in steady):

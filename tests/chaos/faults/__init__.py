@@ -76,9 +76,7 @@ class Sees:
     back_within_s: float = 10.0
     """From the end of ``heal`` to the first write that is acknowledged."""
     settles_s: float = 3.0
-    """So long after ``inject`` the next two begin to count, and they do until ``heal`` begins."""
-    settled: Failures | None = None
-    """What may become of requests once it has settled; None: the same as before."""
+    """So long after ``inject`` the next one begins to count, and it does until ``heal`` begins."""
     only: int = 0
     """The one status that every write gets once it has settled; 0: any that is allowed."""
 
