@@ -200,7 +200,7 @@ def test_a_key_is_set_whole_and_a_missing_one_is_added() -> None:
 
 @pytest.mark.parametrize("nodes", [1, 3])
 def test_a_node_keeps_the_projects_configuration_and_moves_to_loopback(tmp_path: Path, nodes: int) -> None:
-    """What cassandra/cassandra.yaml says of durability holds for all nodes of a cluster, what it says of threads for a node alone."""
+    """What cassandra/cassandra.yaml says of durability holds for all nodes of a cluster; of several, each has fewer threads."""
     project = (ROOT / "cassandra" / "cassandra.yaml").read_text()
     settings = cassandra.node_settings(nodes - 1, dataclasses.replace(THREE_NODES, nodes=nodes), tmp_path)
     text = cassandra.with_settings(project, settings)
@@ -213,15 +213,20 @@ def test_a_node_keeps_the_projects_configuration_and_moves_to_loopback(tmp_path:
     kept = {
         line
         for line in project.splitlines()
-        if re.match("commitlog_sync|commit_failure|disk_failure|batch_size_", line)
+        if re.match(
+            "commitlog_(sync|comp|seg)|trickle_|commit_failure|disk_failure|batch_size_|concurrent_compactors", line
+        )
     }
-    assert len(kept) == 5
+    assert len(kept) == 10
     assert kept <= lines
-    threads = {
-        line for line in project.splitlines() if re.match("concurrent_(reads|writes)|native_transport_max", line)
-    }
+    threads, of_project = (
+        dict(re.findall(r"^(concurrent_(?:reads|writes)|native_transport_max_threads): (\d+)", yaml, re.MULTILINE))
+        for yaml in (text, project)
+    )
+    assert threads.keys() == of_project.keys()
     assert len(threads) == 3
-    assert (threads & lines) == (threads if nodes == 1 else set())
+    assert all((int(threads[key]) < int(of_project[key])) is (nodes > 1) for key in threads)
+    assert nodes > 1 or threads == of_project
 
 
 @given(st.integers(1, plan.CASSANDRA_NODES_MAX))

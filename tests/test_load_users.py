@@ -612,6 +612,24 @@ def test_a_replay_that_made_a_second_usage_is_a_failure(tmp_path: Path):
     assert environment.stats.get("/api/usages", "POST").num_failures == 0
 
 
+def test_a_replay_of_what_was_refused_that_is_told_it_is_a_duplicate_is_a_failure(tmp_path: Path):
+    """The 503 had said that it is not stored."""
+
+    def stored_all_the_same(at: int) -> list[Piece]:
+        key = server.requests[at].split(b"Idempotency-Key: ")[1].split(b"\r\n")[0]
+        if not any(key in before for before in server.requests[:at]):
+            return [b"HTTP/1.1 503 x\r\nretry-after: 0\r\ncontent-length: 0\r\n\r\n"]
+        told = b'{"id": "%b", "duplicate": true}' % key
+        return [b"HTTP/1.1 200 x\r\ncontent-length: %d\r\n\r\n%b" % (len(told), told)]
+
+    with (
+        scripted(stored_all_the_same) as server,
+        load(KeyedUsageUser, server.url, replays=0.5, journal=tmp_path) as (environment, _),
+    ):
+        until(lambda: environment.stats.get("/api/usages (replay)", "POST").num_failures >= 1)
+    assert any(told.startswith('expected 201 {"id": the key}, got 200') for told in failures(environment))
+
+
 @pytest.mark.parametrize("sync", [False, True])
 def test_a_journal_that_is_full_ends_the_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sync: bool):
     """What cannot be written down is not sent, whether or not the journal is synced before each send."""

@@ -983,3 +983,71 @@ def test_all_that_an_operation_waits_for_ends_by_one_deadline():
             assert len({deadline_s for _, deadline_s in asked}) == 1, (number, asked)
 
     run(test)
+
+
+def test_a_delete_that_could_not_say_that_it_was_done_says_so_later():
+    """Else each count of its minute would read it anew until its writer is doubted no longer."""
+
+    async def test() -> None:
+        tables, store = new_store()
+        await store.usages.put_usages([(1, b"{}"), (2, b"{}")])
+        await idle()
+        store.link.fail = failing("settle_deleter")
+        assert list(await store.deleting.by_id([1])) == [True]
+        tables.clock.at_us += MINUTE_US + SEAL_AFTER_US + SPAN_US
+        await settle_all(store)
+        await seal_all(store)
+        assert tables.sealed(MINUTE) is None, "its DELETE may be under way"
+        store.link.fail = lambda _name, _rows: None
+        await settle_all(store)
+        assert all(tables.writers.values())
+        tables.clock.at_us += SPAN_US
+        assert await store.counting.count(START_US, LATER_US) == {MINUTE: 1}
+        assert tables.sealed(MINUTE) == 1
+
+    run(test)
+
+
+def test_an_instance_that_stops_while_a_minute_is_opened_settles_it():
+    """Those who had asked for it have given up meanwhile."""
+
+    async def test() -> None:
+        tables, store = new_store()
+        store.link.gated, store.link.gate = "insert_minute", asyncio.Event()
+        asked = store.directory.register([1], START_US + 1, asyncio.get_running_loop().time())
+        assert isinstance(await asked, StoreRefused)
+        closing = asyncio.create_task(store.directory.close())
+        await idle()
+        store.link.gate.set()
+        await closing
+        assert list(tables.writers.values()) == [True]
+
+    run(test)
+
+
+def test_a_minute_that_was_opened_and_is_forgotten_in_the_same_turn_is_opened_anew():
+    """The clock is found wrong, and a put comes, before the loop has turned once: it must not wait for what has ended."""
+
+    async def test() -> None:
+        _, store = new_store()
+        directory = store.directory
+        place, turns = directory._open_once, []
+
+        def at_once() -> None:
+            directory.doubt()
+            late = directory.register([2], START_US + 2, store.link.deadline_s())
+            late.send(None)
+            late.close()
+            turns.append("of the loop")
+
+        async def forgotten(minute: int) -> Any:
+            error = await place(minute)
+            if not turns:
+                asyncio.get_running_loop().call_soon(at_once)
+            return error
+
+        directory._open_once = forgotten  # type: ignore[method-assign]
+        assert isinstance(await directory.register([1], START_US + 1, store.link.deadline_s()), Work)
+        assert turns
+
+    run(test)

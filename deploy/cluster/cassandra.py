@@ -58,7 +58,7 @@ def tokens(node: int, nodes: int) -> list[int]:
 
 
 def node_settings(node: int, ports: CassandraPorts, data: Path) -> dict[str, str]:
-    """What this node's cassandra.yaml has differently from the project's: addresses, ports, places, its tokens."""
+    """What this node's cassandra.yaml has differently from the project's: addresses, ports, places, its tokens; threads of several."""
     addresses = node_addresses(ports.nodes)
     return {
         "cluster_name": "'BusyAPI on loopback'",

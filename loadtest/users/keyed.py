@@ -21,7 +21,7 @@ class KeyedUsageUser(BurstUser):
     """Posts one usage in each step, under a new UUIDv7 or, in a share of them (``--replays``), under an earlier one.
 
     A new one must be told 201. A replay, with the same body, must be told that it is a duplicate (200) when the first had
-    been acknowledged before; when that is not known, 201 is as good.
+    been acknowledged before, and 201 when each attempt before had been refused; when neither is known, one is as good as the other.
     """
 
     def __init__(self, environment: Environment) -> None:
@@ -38,11 +38,14 @@ class KeyedUsageUser(BurstUser):
         """One usage under a key."""
         journal = self._journal
         endpoint = self._first
+        alone = True
         accepted: tuple[int, ...] = (201,)
         if journal.used and random.random() < self._share:
             endpoint = self._replay
             seq = random.randrange(max(journal.used - REPLAYED_FROM, 0), journal.used)
-            accepted = (200,) if journal.state(seq) == State.ACKNOWLEDGED else (200, 201)
+            before = journal.state(seq)
+            alone = before == State.REFUSED
+            accepted = (200,) if before == State.ACKNOWLEDGED else (201,) if alone else (200, 201)
             journal.again(seq)
         else:
             seq = journal.intent(int(time.time() * 1000))
@@ -53,7 +56,7 @@ class KeyedUsageUser(BurstUser):
         except NoAnswer as error:
             journal.outcome(seq, State.UNKNOWN if error.sent else State.REFUSED)
             return
-        if endpoint is self._first and journal.state(seq) != State.SENT:
+        if alone and journal.state(seq) != State.SENT:
             # It was replayed before its answer came, and whichever was first is told 201.
             accepted = (200, 201)
         if _fits(answer.status, answer.body, text):

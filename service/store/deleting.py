@@ -125,7 +125,7 @@ class Deleting:
             if isinstance(error, StoreUnknown)
         }
         done = [work for minute, work in works.items() if isinstance(work, Work) and minute not in unknown]
-        await asyncio.gather(*(self._directory.settle(work, deadline_s) for work in done))
+        await asyncio.gather(*(self._directory.finish(work, deadline_s) for work in done))
         for indexes in group_by(row.item for row in rows).values():
             results[rows[indexes[0]].item] = _verdict([errors[index] for index in indexes])
         gone = [row for row, error in zip(rows, errors, strict=True) if error is None]

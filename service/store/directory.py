@@ -11,6 +11,7 @@ import logging
 import uuid
 from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from service.errors import StoreError, StoreRefused
@@ -81,12 +82,17 @@ class Directory:
             self._settler = asyncio.create_task(self._settle_minutes())
 
     async def close(self) -> None:
-        """Settle what can be settled within a second; the rest is counted anew by whoever asks."""
+        """Settle what can be settled within a second or two; the rest is counted anew by whoever asks."""
         tasks = [*self._tasks, *([self._settler] if self._settler else [])]
         self._settler = None
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if opening := [*self._opening.values()]:
+            # One that ended later would be at work in a minute that nobody settles.
+            await asyncio.wait(opening, timeout=CLOSE_TIMEOUT_S)
+            for task in opening:
+                task.cancel()
         works = [work for work in (*self._work.values(), *self._unsettled) if not work.in_flight and not work.doubtful]
         self._work, self._known, self._unsettled, self._buckets = {}, {}, [], {}
         self._ahead_us = self._block_ahead = 0
@@ -196,6 +202,11 @@ class Directory:
         self._lately[work.minute] = asyncio.get_running_loop().time()
         return await self._link.write(name, [values], deadline_s, timestamp_us=self._clock.now_us()) is None
 
+    async def finish(self, work: Work, deadline_s: float) -> None:
+        """Settle it, later and in the background where that is not taken by the deadline."""
+        if not await self.settle(work, deadline_s):
+            self._unsettled.append(work)
+
     async def _begin(self, work: Work, deadline_s: float) -> StoreError | None:
         """Say who is at work, at a time of the cluster's clock as all others are: how long it may be doubted goes by it."""
         self._lately[work.minute] = asyncio.get_running_loop().time()
@@ -210,13 +221,16 @@ class Directory:
     async def _open(self, minute: int, deadline_s: float) -> StoreError | None:
         """Day, minute and writer; those who ask at once share it, and each waits until its own deadline."""
         task = self._opening.get(minute)
-        if task is None:
-            # Not among those that close() cancels: a put may wait for it.
+        if task is None or task.done():
+            # Not among those that close() cancels at once: a put may wait for it.
             task = self._opening[minute] = asyncio.create_task(self._open_once(minute))
-            task.add_done_callback(lambda _: self._opening.pop(minute, None))
-        if not task.done():
-            await asyncio.wait([task], timeout=max(0.0, deadline_s - asyncio.get_running_loop().time()))
+            task.add_done_callback(partial(self._opened, minute))
+        await asyncio.wait([task], timeout=max(0.0, deadline_s - asyncio.get_running_loop().time()))
         return task.result() if task.done() else StoreRefused("no time was left to wait for it")
+
+    def _opened(self, minute: int, task: asyncio.Task[StoreError | None]) -> None:
+        if self._opening.get(minute) is task:
+            del self._opening[minute]
 
     async def _open_once(self, minute: int) -> StoreError | None:
         deadline_s = self._link.deadline_s()
@@ -282,8 +296,10 @@ class Directory:
                 if not work.doubtful:
                     self._unsettled.append(work)
         unsettled = self._unsettled
-        while unsettled and await self.settle(unsettled[-1], self._link.deadline_s()):
-            unsettled.pop()
+        for work in [*unsettled]:  # others may be added meanwhile
+            if not await self.settle(work, self._link.deadline_s()):
+                break
+            unsettled.remove(work)
         lately_s = asyncio.get_running_loop().time() - LATELY_S
         self._lately = {minute: at_s for minute, at_s in self._lately.items() if at_s > lately_s}
         await self._unseal_doubted()

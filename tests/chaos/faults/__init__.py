@@ -72,7 +72,8 @@ class Sees:
     refused_within_s: float = 2.0
     """No 503 later than this."""
     healing_refused_within_s: float | None = None
-    """No 503 later than this where healing had begun before the answer: what was gone may be there again, and cold. None: as before."""
+    """No 503 later than this where healing had begun before the answer: what was gone may be there again, and cold. It is there a little
+    later than that; when exactly is not looked at. None: as before."""
     back_within_s: float = 10.0
     """From the end of ``heal`` to the first write that is acknowledged."""
     settles_s: float = 3.0

@@ -174,7 +174,7 @@ FAULTS = (
     Fault(
         name="cassandra-outage",
         place="cassandra",
-        does=f"Cassandra gone for {OUTAGE_S:g} s: every answer a 503 within a second, memory flat, back within {BACK_WITHIN_S:g} s",
+        does=f"Cassandra gone for {OUTAGE_S:g} s: until it is started every answer a 503 within a second, memory flat, back within {BACK_WITHIN_S:g} s",
         inject=begin_outage,
         heal=end_outage,
         sees=Sees(
