@@ -397,6 +397,15 @@ def test_several_nodes_on_one_machine_do_not_take_its_cores_to_compile_better(tm
     assert ("-XX:TieredStopAtLevel=1" in command) is (nodes > 1)
 
 
+@pytest.mark.parametrize(("length", "kept"), [(97, True), (98, False)])
+def test_a_socket_whose_path_haproxy_does_not_take_is_a_port(length: int, kept: bool) -> None:
+    """A checkout deep in somebody's home starts all the same."""
+    directory = Path("/" + "d" * (length - len("//web1.sock")))
+    path = plan.unix_socket(directory, "web1")
+    assert path == (f"{directory}/web1.sock" if kept else "")
+    assert len(f"{directory}/web1.sock") == length
+
+
 # --- what is missing
 
 

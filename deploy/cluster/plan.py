@@ -16,7 +16,8 @@ CASSANDRA_NODES_MAX = 9
 HAPROXY_MALLOC = "glibc.malloc.tcache_max=65536:glibc.malloc.tcache_count=1000"
 """See haproxy.cfg, where it says what this saves."""
 SERVICE = (sys.executable, "-m", "service")
-SOCKET_PATH_BYTES_MAX = 104
+SOCKET_PATH_BYTES_MAX = 97
+"""HAProxy takes no longer one: it keeps ten of the kernel's 107 for a suffix."""
 PORTS = range(10_240, 32_768)
 """Below the ports that Linux hands to outgoing connections, so that none of those sits on a chosen port."""
 
@@ -190,9 +191,9 @@ def haproxy_environment(
 
 
 def unix_socket(directory: Path, name: str) -> str:
-    """Where a web instance listens for HAProxy; empty, and TCP it is, when the kernel's 108 bytes do not hold the path."""
+    """Where a web instance listens for HAProxy; empty, and TCP it is, when the path is longer than HAProxy takes."""
     path = str(directory / f"{name}.sock")
-    return path if len(path.encode()) < SOCKET_PATH_BYTES_MAX else ""
+    return path if len(path.encode()) <= SOCKET_PATH_BYTES_MAX else ""
 
 
 def server_address(member: Member) -> str:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.chaos.faults import clocks
 from tests.chaos.rehearsal import Rehearsal, rehearsing, statuses
+from tests.support import ROOT
 
 pytestmark = [pytest.mark.cassandra, pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -37,6 +43,26 @@ def test_nothing_was_lost_or_brought_back_by_any_of_them(rehearsal: Rehearsal):
     assert verdict.ok, verdict
     assert verdict.counts is not None
     assert verdict.counts.acknowledged > 1_000
+
+
+def test_threads_go_on_that_sleep_while_the_clock_is_set(tmp_path: Path):
+    """The driver's scheduler sleeps between two looks; were it gone, a lost connection would be made anew much later."""
+    code = (
+        "import sys, time; from pathlib import Path; from tests.chaos.faults.faked_clock import set_clock\n"
+        "for offset in ('+0', '+1h', '-1h'):\n"
+        "    set_clock(Path(sys.argv[1]), offset); began = time.monotonic(); time.sleep(2.2)\n"
+        "    print(2.1 < time.monotonic() - began < 60, round((time.time() - float(sys.argv[2])) / 3600))\n"
+    )
+    command = [sys.executable, "-m", "tests.chaos.faults.faked_clock", str(tmp_path), sys.executable, "-c", code]
+    done = subprocess.run(
+        [*command, str(tmp_path / "1"), str(time.time()), "serve"],
+        cwd=ROOT,
+        env={**os.environ, "BUSYAPI_LISTEN_PORT": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.splitlines() == ["True 0", "True 1", "True -1"], done.stderr
 
 
 def test_writes_out_of_order_are_told():

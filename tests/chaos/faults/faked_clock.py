@@ -4,6 +4,9 @@
 
 The file is DIRECTORY/<port of the web instance>; what it holds, such as +1h, is added to the time of day. The steady clock is
 left as it is, as no step of a real clock moves that one either.
+
+``time.sleep`` is another one there (``slept/sitecustomize.py``): libfaketime makes an error of Python's own, whose deadline is
+absolute, and threads that sleep would end by it, among them the one by which the driver connects anew.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ LIBRARIES = (
     "/usr/lib/faketime/libfaketimeMT.so.1",
 )
 RIGHT = "+0"
+SLEPT = Path(__file__).parent / "slept"
 
 
 def library() -> str | None:
@@ -46,6 +50,7 @@ def main() -> None:
         set_clock(file, RIGHT)
         environment |= {
             "LD_PRELOAD": found,
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(SLEPT), environment.get("PYTHONPATH")))),
             "FAKETIME_TIMESTAMP_FILE": str(file),
             "FAKETIME_CACHE_DURATION": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
