@@ -214,17 +214,17 @@ def test_a_node_keeps_the_projects_configuration_and_moves_to_loopback(tmp_path:
         line
         for line in project.splitlines()
         if re.match(
-            "commitlog_(sync|comp|seg)|trickle_|commit_failure|disk_failure|batch_size_|concurrent_compactors", line
+            "commitlog_(sync|comp|seg)|trickle_|commit_failure|disk_failure|batch_size_|concurrent_compactors|native_transport_max",
+            line,
         )
     }
-    assert len(kept) == 10
+    assert len(kept) == 11
     assert kept <= lines
     threads, of_project = (
-        dict(re.findall(r"^(concurrent_(?:reads|writes)|native_transport_max_threads): (\d+)", yaml, re.MULTILINE))
-        for yaml in (text, project)
+        dict(re.findall(r"^(concurrent_(?:reads|writes)): (\d+)", yaml, re.MULTILINE)) for yaml in (text, project)
     )
     assert threads.keys() == of_project.keys()
-    assert len(threads) == 3
+    assert len(threads) == 2
     assert all((int(threads[key]) < int(of_project[key])) is (nodes > 1) for key in threads)
     assert nodes > 1 or threads == of_project
 

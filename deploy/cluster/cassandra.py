@@ -39,12 +39,9 @@ LOGBACK = """\
 """
 
 
-SHARED_MACHINE = {
-    "native_transport_max_threads": "2",
-    "concurrent_writes": "2",
-    "concurrent_reads": "2",
-}
-"""For several nodes on the cores of one: threads that wait for work spin, and each node has its own."""
+SHARED_MACHINE = {"concurrent_writes": "2", "concurrent_reads": "2"}
+"""For several nodes on the cores of one machine: threads that wait for work spin, and each node has its own. Those that take statements
+stay as many as they are: each waits for the replicas, and when one of these is killed they are what is short."""
 
 
 def tokens(node: int, nodes: int) -> list[int]:
