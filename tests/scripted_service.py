@@ -69,6 +69,13 @@ class Visit:
         """The connection is gone."""
         self._writer.transport.abort()
 
+    async def cut_and_heard(self) -> None:
+        """End the connection, and return once the client has heard of it and has left as well."""
+        self._writer.write_eof()
+        with contextlib.suppress(OSError):
+            await self._reader.read()
+        self.cut()
+
 
 Script = Callable[[Visit], Awaitable[None]]
 
