@@ -630,6 +630,36 @@ def test_a_replay_of_what_was_refused_that_is_told_it_is_a_duplicate_is_a_failur
     assert any(told.startswith('expected 201 {"id": the key}, got 200') for told in failures(environment))
 
 
+def test_of_two_replays_at_once_of_what_was_refused_either_may_be_the_one_that_stores_it(tmp_path: Path):
+    """The earlier is told that it is a duplicate when the later has overtaken it."""
+
+    def overtaken(at: int) -> list[Piece]:
+        key = server.requests[at].split(b"Idempotency-Key: ")[1].split(b"\r\n")[0]
+        if at == 0:
+            return [b"HTTP/1.1 503 x\r\nretry-after: 0\r\ncontent-length: 0\r\n\r\n"]
+        if at == 2:
+            stored.set()
+            return [b'HTTP/1.1 201 x\r\ncontent-length: %d\r\n\r\n{"id": "%b"}' % (len(key) + 10, key)]
+        if at == 1:
+            stored.wait(10)
+        told = b'{"id": "%b", "duplicate": true}' % key
+        return [b"HTTP/1.1 200 x\r\ncontent-length: %d\r\n\r\n%b" % (len(told), told)]
+
+    stored = threading.Event()
+    with (
+        scripted(overtaken) as server,
+        load(KeyedUsageUser, server.url, replays=1, journal=tmp_path) as (environment, _),
+    ):
+        until_asked(server, 2)
+        other = KeyedUsageUser(environment)
+        other.step(time.monotonic())
+        other.on_stop()
+        until_asked(server, 4)
+    (told,) = failures(environment)
+    assert told.startswith("refused: 503")
+    assert states(tmp_path) == {State.ACKNOWLEDGED: 1}
+
+
 @pytest.mark.parametrize("sync", [False, True])
 def test_a_journal_that_is_full_ends_the_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sync: bool):
     """What cannot be written down is not sent, whether or not the journal is synced before each send."""

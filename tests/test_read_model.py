@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from service.errors import StoreRefused, StoreUnknown
 from service.store import KeyedUsage, ListedUsage, Position, Put
 from service.store import counting as counting_module
+from service.store import directory as directory_module
 from service.store import listing as listing_module
 from service.store import minutes as minutes_module
 from service.store import times as times_module
@@ -1004,6 +1005,48 @@ def test_a_delete_that_could_not_say_that_it_was_done_says_so_later():
         tables.clock.at_us += SPAN_US
         assert await store.counting.count(START_US, LATER_US) == {MINUTE: 1}
         assert tables.sealed(MINUTE) == 1
+
+    run(test)
+
+
+def test_what_is_to_be_settled_later_is_added_while_others_are_settled():
+    """Each is settled once and none is dropped, whichever comes in between."""
+
+    async def test() -> None:
+        tables, store = new_store()
+        await store.usages.put_usages([(1, b"{}"), (2, b"{}")])
+        await idle()
+        tables.clock.at_us += MINUTE_US + SEAL_AFTER_US + SPAN_US
+        store.link.gated, store.link.gate = "settle_writer", asyncio.Event()
+        settling = asyncio.create_task(store.directory._settle_what_is_over())
+        await idle()
+        store.link.fail = failing("settle_deleter")
+        assert list(await store.deleting.by_id([1])) == [True]
+        store.link.gate.set()
+        await settling
+        store.link.fail = lambda _name, _rows: None
+        store.link.tables.log.clear()
+        await settle_all(store)
+        await settle_all(store)
+        assert [name for name in tables.log if name.startswith("settle_")] == ["settle_deleter"]
+        assert all(tables.writers.values())
+
+    run(test)
+
+
+def test_an_opening_that_does_not_end_is_given_up_when_the_instance_stops(monkeypatch: pytest.MonkeyPatch):
+    """It must not be at work in its minute once everything else is settled."""
+    monkeypatch.setattr(directory_module, "CLOSE_TIMEOUT_S", 0.01)
+
+    async def test() -> None:
+        _, store = new_store()
+        store.link.gated, store.link.gate = "insert_minute", asyncio.Event()
+        asked = store.directory.register([1], START_US + 1, asyncio.get_running_loop().time())
+        assert isinstance(await asked, StoreRefused)
+        await store.directory.close()
+        store.link.gate.set()
+        await idle()
+        assert not store.directory._work
 
     run(test)
 
