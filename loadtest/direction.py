@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import resource
+import signal
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -42,6 +43,7 @@ def direct(environment: Environment) -> None:
         return
     _choose(environment)
     if isinstance(runner, MasterRunner):
+        _hear_ctrl_c()
         master = MasterOffer(runner)
         director = MasterDirector(environment, Offering(master))
         environment.events.worker_connect.add_listener(
@@ -54,6 +56,14 @@ def direct(environment: Environment) -> None:
             process.arrivals.rate_per_s = rate
 
         Director(environment, Offering(LocalOffer(tell)), lambda record: record.add(process.timeline.take()))
+
+
+def _hear_ctrl_c() -> None:
+    """Have Ctrl-C end the greenlet that waits for the end, the one that calls this, whichever runs when it comes.
+
+    Locust's own listener to workers takes it for another's affair and goes on, so one that came while it ran was lost.
+    """
+    gevent.signal_handler(signal.SIGINT, gevent.kill, gevent.getcurrent(), KeyboardInterrupt)
 
 
 class Worker:

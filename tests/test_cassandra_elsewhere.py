@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from cassandra.connection import ConnectionShutdown
 from cassandra.protocol import OverloadedErrorMessage, PreparedQueryNotFound, ResultMessage
 
 from cassandra import Unavailable, WriteTimeout
@@ -335,6 +336,25 @@ def test_a_hedge_that_fails_leaves_the_other_attempt_to_answer(first_to_fail: in
         assert await asking == ROWS
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("untold", ["", "b"])
+def test_what_a_killed_node_leaves_unanswered_does_not_wait_for_a_slow_one_after_it(untold: str):
+    """The second attempt is hedged as the first is, also where the next node has to be told the statement."""
+    nodes = Nodes("a", "b", "c", silent=["a", "b"] if not untold else ["a"], untold=untold)
+
+    async def run() -> None:
+        session = session_over(nodes, HEDGE_AFTER_S)
+        session._hedge_after_s = 1000.0
+        asking = asyncio.create_task(execute_on(session, timeout_s=3000))
+        await asked(nodes, 1)
+        session._hedge_after_s = HEDGE_AFTER_S
+        nodes.unanswered[0](ConnectionShutdown("reset by peer"))
+        async with asyncio.timeout(30):
+            assert await asking == ROWS
+
+    asyncio.run(run())
+    assert nodes.asked == (["a", "b", "c"] if not untold else ["a", "b", "b"])
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])

@@ -211,6 +211,39 @@ def test_ctrl_c_of_a_master_loses_no_count(service: WebInstance, tmp_path: Path)
     assert not found.reasons
 
 
+INTERRUPTED_AMID_A_REPORT = f"""
+import os, signal, sys
+sys.path.insert(0, {str(ROOT)!r})
+from locust import events
+from loadtest.locustfile import *
+
+@events.init.add_listener
+def _(environment, **_):
+    receive = environment.runner.server.recv_from_client
+    came = []
+
+    def received():
+        client, message = receive()
+        if environment.runner.state == "running" and not came:
+            came.append(message)
+            os.kill(os.getpid(), signal.SIGINT)
+        return client, message
+
+    environment.runner.server.recv_from_client = received
+"""
+
+
+def test_ctrl_c_that_comes_while_a_master_hears_a_worker_is_not_lost(service: WebInstance, tmp_path: Path):
+    """Locust's listener to workers lets a KeyboardInterrupt pass; this test would run for minutes."""
+    (tmp_path / "interrupted.py").write_text(INTERRUPTED_AMID_A_REPORT)
+    with distributed(tmp_path, service, "--users=4", "-f", str(tmp_path / "interrupted.py")) as master:
+        master.wait(RUN_TIMEOUT_S)
+    assert "Shutting down" in logged(tmp_path, "master")
+    _, found = recorded(tmp_path)
+    assert found.answered
+    assert not found.reasons
+
+
 def test_a_shape_with_options_that_do_not_fit_does_not_start(service: WebInstance, tmp_path: Path):
     """The process ends at once and says which option it is; nothing is sent."""
     shape = ["--headless", "--shape=step", "--step-s=1"]

@@ -39,9 +39,9 @@ LOGBACK = """\
 """
 
 
-SHARED_MACHINE = {"concurrent_writes": "2", "concurrent_reads": "2"}
+SHARED_MACHINE = {"concurrent_writes": "2", "concurrent_reads": "2", "native_transport_max_threads": "16"}
 """For several nodes on the cores of one machine: threads that wait for work spin, and each node has its own. Those that take statements
-stay as many as they are: each waits for the replicas, and when one of these is killed they are what is short."""
+are more than one node alone has: each waits for the replicas, and where one of these stands still they are what is short."""
 
 
 def tokens(node: int, nodes: int) -> list[int]:

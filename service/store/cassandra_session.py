@@ -152,8 +152,9 @@ class CassandraSession:
             try:
                 if directly:
                     may_hedge = idempotent and not takes_long
-                    return await self._send_directly(frame, timeout_s, pools, tried, may_hedge=may_hedge)
-                # The node that just failed is the first of the next plan too, so name another.
+                    # The node that just failed is the first of the next plan too.
+                    left = {host: pool for host, pool in pools.items() if host not in tried} if tried else pools
+                    return await self._send_directly(frame, timeout_s, left, tried, may_hedge=may_hedge)
                 others = [host for host in pools if host not in tried] if tried else []
                 host = untold if untold in pools else random.choice(others) if others else None
                 return await self._send(frame, timeout_s, host, tried)
@@ -166,7 +167,7 @@ class CassandraSession:
                 attempts.append(outcome_of(error, one_partition=frame.one_partition))
                 errors[attempts[-1]] = error
                 elsewhere = isinstance(error, REFUSALS_OF_ONE_NODE) and any(host not in tried for host in pools)
-            directly = False
+            directly = True
             untold = None
             remaining_s = deadline_s - self._loop.time()
             if not may_try_again(attempts, idempotent=idempotent, elsewhere=elsewhere, remaining_s=remaining_s):
