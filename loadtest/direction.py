@@ -62,7 +62,10 @@ def _hear_ctrl_c() -> None:
     """Have Ctrl-C end the greenlet that waits for the end, the one that calls this, whichever runs when it comes.
 
     Locust's own listener to workers takes it for another's affair and goes on, so one that came while it ran was lost.
+    What a shell started in the background stays deaf to it.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        return
     gevent.signal_handler(signal.SIGINT, gevent.kill, gevent.getcurrent(), KeyboardInterrupt)
 
 

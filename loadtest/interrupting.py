@@ -5,10 +5,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
+import time
 from collections.abc import Iterator
 from types import FrameType
 
+HEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+"""What :func:`interruptible` takes for Ctrl-C; the alarm is one that was put off."""
+
 AGAIN_S = 0.01
+PUT_OFF_MAX_S = 3.0
+"""Longer than any line of log takes, unless what reads it has stopped."""
 
 
 @contextlib.contextmanager
@@ -19,15 +25,20 @@ def interruptible() -> Iterator[None]:
     exception between the taking of that lock and the ``try`` behind it would leave it taken for ever, and what is raised
     in a callback of a fork is printed and lost.
     """
+    put_off_s: float | None = None
 
     def interrupt(_number: int, frame: FrameType | None) -> None:
-        if _amid_logging(frame):
+        nonlocal put_off_s
+        now_s = time.monotonic()
+        if _amid_logging(frame) and (put_off_s is None or now_s < put_off_s + PUT_OFF_MAX_S):
+            put_off_s = put_off_s or now_s
             signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
             return
+        put_off_s = None
+        signal.setitimer(signal.ITIMER_REAL, 0)
         raise KeyboardInterrupt
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
-    before = {number: signal.signal(number, interrupt) for number in numbers}
+    before = {number: signal.signal(number, interrupt) for number in HEARD}
     try:
         yield
     finally:

@@ -37,6 +37,7 @@ class BatchWriter:
         # Half for room in the queue, half in it: an array is then answered in good time, however full the queue is.
         self._room_wait_max_s = wait_max_s / 2
         limits = dataclasses.replace(limits, queue_wait_max_s=wait_max_s / 2)
+        self._ids_wait_max_s = limits.queue_wait_max_s
         self._plain = GroupCommit("batch_usages", self._put, limits, _observed_here)
         # One at a time, whatever the setting: of two repeats of a key that are in flight together both would be `created`.
         limits = dataclasses.replace(limits, groups_in_flight_max=1)
@@ -100,7 +101,7 @@ class BatchWriter:
         started_s = time.perf_counter()
         results: Results[int]
         try:
-            ids = await self._ids.take(len(usages))
+            ids = await self._ids.take(len(usages), self._ids_wait_max_s)
         except StoreError as error:
             results = [error] * len(usages)
         else:

@@ -45,10 +45,20 @@ class IdAllocator:
         if not self.remaining:
             await self._fetch()
 
-    async def take(self, count: int) -> list[int]:
-        """The next ``count`` ids, rising. Raises StoreRefused when the store leases none: nothing was written."""
-        while self.remaining < count:
-            await self._fetch()
+    async def take(self, count: int, wait_max_s: float | None = None) -> list[int]:
+        """The next ``count`` ids, rising. Raises StoreRefused when the store leases none in time: nothing was written."""
+        if self.remaining < count:
+            try:
+                async with asyncio.timeout(wait_max_s) as limit:
+                    while self.remaining < count:
+                        await self._fetch()
+            except TimeoutError:
+                if not limit.expired():
+                    raise
+                # The lease goes on, for those who come after.
+                error = f"none within {wait_max_s} s"
+                self._report(error)
+                raise StoreRefused(f"no ids: {error}") from None
         ids: list[int] = []
         while len(ids) < count:
             head = self._ranges[0]
@@ -99,7 +109,9 @@ class IdAllocator:
         self._fetching = None
         if task.cancelled() or task.exception() is None:
             return
-        error = str(task.exception())
+        self._report(str(task.exception()))
+
+    def _report(self, error: str) -> None:
         if error != self._reported:  # once for an outage, not once for each group that asks
             self._reported = error
             log.warning("no ids leased", extra={"fields": {"error": error}})

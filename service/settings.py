@@ -191,7 +191,7 @@ class Settings:
         "67108864", _Whole(1024, 1 << 40), "bytes", "bytes of one kind that wait; more is a 503"
     )
     queue_wait_max_s: float = _setting(
-        "0.8", _Seconds(0.01, 60), "seconds", "longest wait before being sent; then a 503"
+        "0.8", _Seconds(0.01, 60), "seconds", "longest wait in the queue, and for ids when none is at hand; then a 503"
     )
     gather_max_s: float = _setting(
         "0.008", _Seconds(0, 1), "seconds", "under load: longest wait for more to join the next group; 0 is none"

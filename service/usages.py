@@ -26,6 +26,8 @@ class Usages:
         self._store = store
         self._ids = ids
         self._bytes_max = usage_bytes_max
+        # A group without ids waits as in the queue: nothing of it is sent.
+        self._ids_wait_max_s = limits.queue_wait_max_s
         self._by_id = GroupCommit("usages", self._put, limits, observe)
         self._by_key = GroupCommit("keyed_usages", store.put_keyed_usages, limits, observe)
         self._reads = GroupCommit("usage_reads", store.get_usages, limits, observe)
@@ -87,7 +89,7 @@ class Usages:
 
     async def _put(self, bodies: Sequence[bytes]) -> Results[int]:
         try:
-            ids = await self._ids.take(len(bodies))
+            ids = await self._ids.take(len(bodies), self._ids_wait_max_s)
         except StoreError as error:
             return [error] * len(bodies)
         results = await self._store.put_usages(list(zip(ids, bodies, strict=True)))

@@ -131,6 +131,31 @@ def test_without_ids_nothing_was_stored():
     run(main())
 
 
+def test_ids_that_take_long_are_waited_for_as_long_as_the_queue():
+    """A batch has half of its 4 s for that. Then every item is to be retried; what comes behind them gets the ids."""
+
+    async def main() -> None:
+        leasing = asyncio.Event()
+
+        class Slow(Store):
+            async def lease_ids(self, count: int) -> int:
+                await leasing.wait()
+                return await super().lease_ids(count)
+
+        store = Slow()
+        batch_writer = writer(store)
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        found = await stored(batch_writer, slice_of("{}", "{}"))
+        assert [result["status"] for result in found] == ["retry", "retry"]
+        assert loop.time() - began_s == pytest.approx(2.0, abs=0.01)
+        leasing.set()
+        (result,) = await stored(batch_writer, slice_of("{}"))
+        assert result["status"] == "created"
+
+    run(main())
+
+
 def test_slices_share_groups_that_are_bounded_by_usages():
     """What waits goes together, up to the bytes of a group, of which each usage takes some for itself."""
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from cassandra.connection import ConnectionShutdown
+from cassandra.pool import NoConnectionsAvailable
 from cassandra.protocol import OverloadedErrorMessage, PreparedQueryNotFound, ResultMessage
 
 from cassandra import Unavailable, WriteTimeout
@@ -45,10 +46,12 @@ class Nodes:
         silent: Collection[str] = (),
         untold: Collection[str] = (),
         refusal: Exception = SHUTTING_DOWN,
+        busy: Collection[str] = (),
     ) -> None:
         self.asked: list[str] = []
         self.silent = set(silent)
         self.untold = set(untold)
+        self.busy = busy
         self.unanswered: list[Callable[[Any], None]] = []
         self.borrowed = 0
         self._refusing = refusing
@@ -66,6 +69,8 @@ class Nodes:
                 answered(self.answer(name))
 
         def borrow(timeout: float) -> tuple[Any, float]:
+            if name in self.busy:
+                raise NoConnectionsAvailable
             self.borrowed += 1
             return SimpleNamespace(send_msg=send_msg, _requests={}), timeout
 
@@ -340,7 +345,7 @@ def test_a_hedge_that_fails_leaves_the_other_attempt_to_answer(first_to_fail: in
 
 @pytest.mark.parametrize("untold", ["", "b"])
 def test_what_a_killed_node_leaves_unanswered_does_not_wait_for_a_slow_one_after_it(untold: str):
-    """The second attempt is hedged as the first is, also where the next node has to be told the statement."""
+    """The second attempt is hedged as the first is; a node that has to be told the statement first is told it."""
     nodes = Nodes("a", "b", "c", silent=["a", "b"] if not untold else ["a"], untold=untold)
 
     async def run() -> None:
@@ -355,6 +360,30 @@ def test_what_a_killed_node_leaves_unanswered_does_not_wait_for_a_slow_one_after
 
     asyncio.run(run())
     assert nodes.asked == (["a", "b", "c"] if not untold else ["a", "b", "b"])
+
+
+def test_what_a_killed_node_leaves_unanswered_goes_past_a_slow_one():
+    """Slow as one of three; that the killed one is out does not make it one of two, of which it would be asked in turn."""
+    nodes = Nodes("a", "b", "c", silent=["a"])
+
+    async def run() -> None:
+        session = session_over(nodes)
+        asking = asyncio.create_task(execute_on(session))
+        await asked(nodes, 1)
+        session._slow.kept_waiting("b", asyncio.get_running_loop().time())
+        nodes.unanswered[0](ConnectionShutdown("reset by peer"))
+        assert await asking == ROWS
+
+    asyncio.run(run())
+    assert nodes.asked == ["a", "c"]
+
+
+@pytest.mark.parametrize("idempotent", [True, False])
+def test_a_node_whose_connections_are_all_in_use_is_passed_over(idempotent: bool):
+    """Nothing was sent to it."""
+    nodes = Nodes("a", "b", "c", busy=["a"])
+    assert asyncio.run(execute(nodes, idempotent=idempotent)) == ROWS
+    assert nodes.asked == ["b"]
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])

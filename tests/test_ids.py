@@ -3,17 +3,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import StoreError, StoreRefused, StoreUnknown
+from service.group_commit import Limits
 from service.ids import IdAllocator
 from service.settings import Settings, read_settings
 from service.store import ID_MAX
 from service.store.sqlite import SqliteStore
+from service.usages import Usages
 from tests.controlled import run, turns
 
 
@@ -122,6 +126,54 @@ def test_without_a_lease_nothing_was_written_for_sure(failure: StoreError):
         with pytest.raises(StoreRefused):
             await ids.take(1)
         assert await ids.take(1) == [1]
+
+    run(main())
+
+
+def test_a_lease_that_takes_long_is_not_waited_for_by_a_group_that_has_none():
+    """It is refused for sure, and has time left for what its client does next; the lease goes on for those behind it."""
+
+    async def main() -> None:
+        leases = Leases()
+        leases.gate = asyncio.Event()
+        ids = allocator(leases)
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        with pytest.raises(StoreRefused, match=r"no ids: none within 0\.8 s"):
+            await ids.take(1, 0.8)
+        assert loop.time() - began_s == pytest.approx(0.8, abs=0.01)
+        waiting = asyncio.ensure_future(ids.take(1, 0.8))
+        await turns()
+        leases.gate.set()
+        assert await waiting == [1]
+        assert leases.leased == [1]
+
+    run(main())
+
+
+def test_a_post_that_finds_no_ids_waits_for_them_as_long_as_in_the_queue():
+    """The bound is the setting's, and nothing has been sent to the store."""
+
+    async def main() -> None:
+        leases = Leases()
+        leases.gate = asyncio.Event()
+        limits = Limits(
+            group_size_max=10,
+            group_bytes_max=1000,
+            groups_in_flight_max=1,
+            queue_size_max=10,
+            queue_bytes_max=1000,
+            queue_wait_max_s=0.3,
+        )
+        store: Any = types.SimpleNamespace(put_keyed_usages=None, get_usages=None, get_keyed_usages=None)
+        usages = Usages(store, allocator(leases), limits, 100, lambda *_: None)
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        posted: asyncio.Future[int] = loop.create_future()
+        usages.submit_to(posted, b"{}")
+        with pytest.raises(StoreRefused, match="no ids"):
+            await posted
+        assert loop.time() - began_s == pytest.approx(0.3, abs=0.01)
 
     run(main())
 

@@ -57,7 +57,7 @@ class Launcher:
         return self.logs / f"{name}.log"
 
     def cassandra(self, node: int, member: plan.Member, ports: plan.CassandraPorts, jars: Path) -> Child:
-        """A node: its configuration is the project's with its own addresses and places, and fewer threads where there are several."""
+        """A node: its configuration is the project's with its own addresses and places, and its share of the threads where there are several."""
         home = self.state_dir / "cassandra" / member.name
         conf = home / "conf"
         for directory in (conf, home / "tmp"):

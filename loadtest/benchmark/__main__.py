@@ -17,7 +17,7 @@ from loadtest.benchmark.bench import Bench, Section
 from loadtest.benchmark.progress import Progress
 from loadtest.benchmark.results import Results
 from loadtest.generator import GeneratorMissing, build
-from loadtest.interrupting import interruptible
+from loadtest.interrupting import HEARD, interruptible
 
 INTERRUPTED = 130
 RUN: Mapping[str, Section] = {
@@ -130,7 +130,7 @@ def run(the_plan: plan.Plan, cache: Path, out: Path) -> int:
             bench.found.missing.setdefault("", "the run was interrupted")
             bench.found.notes.append("The run was interrupted: what follows the last measurement is not there.")
         finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in HEARD:
                 signal.signal(number, signal.SIG_IGN)  # what is left takes seconds, and nothing may stay behind
             progress.step("stopping everything")
             bench.subjects.close()

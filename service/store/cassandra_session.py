@@ -152,9 +152,7 @@ class CassandraSession:
             try:
                 if directly:
                     may_hedge = idempotent and not takes_long
-                    # The node that just failed is the first of the next plan too.
-                    left = {host: pool for host, pool in pools.items() if host not in tried} if tried else pools
-                    return await self._send_directly(frame, timeout_s, left, tried, may_hedge=may_hedge)
+                    return await self._send_directly(frame, timeout_s, pools, tried, may_hedge=may_hedge)
                 others = [host for host in pools if host not in tried] if tried else []
                 host = untold if untold in pools else random.choice(others) if others else None
                 return await self._send(frame, timeout_s, host, tried)
@@ -181,14 +179,18 @@ class CassandraSession:
     async def _send_directly(
         self, frame: Frame, timeout_s: float, pools: Mapping[Any, Any], tried: list[Any], *, may_hedge: bool
     ) -> Rows:
-        if len(pools) == 1:
+        if len(pools) == 1 and not tried:
             return await self._attempt(frame, timeout_s, pools, tried, next(iter(pools))).future
         now_s = self._loop.time()
         hosts = self._slow.order((host for host in self._plan(frame) if host in pools), now_s)
-        if not hosts:
-            raise NotSent("no connection is open")
-        host, others = hosts[0], iter(hosts[1:])
-        first = self._attempt(frame, timeout_s, pools, tried, host).future
+        # The node that just failed is the first of the next plan too.
+        others = iter([host for host in hosts if host not in tried] if tried else hosts)
+        for host in others:
+            with contextlib.suppress(NotSent):
+                first = self._attempt(frame, timeout_s, pools, tried, host).future
+                break
+        else:
+            raise NotSent("no connection takes it")
         if not may_hedge or self._hedge_after_s >= timeout_s:
             return await first
         if await answered_within(first, self._hedge_after_s):
