@@ -48,8 +48,9 @@ class IdAllocator:
     async def take(self, count: int, wait_max_s: float | None = None) -> list[int]:
         """The next ``count`` ids, rising. Raises StoreRefused when the store leases none in time: nothing was written."""
         if self.remaining < count:
+            limit = asyncio.timeout(wait_max_s)
             try:
-                async with asyncio.timeout(wait_max_s) as limit:
+                async with limit:
                     while self.remaining < count:
                         await self._fetch()
             except TimeoutError:

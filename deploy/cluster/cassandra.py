@@ -142,6 +142,8 @@ def java_command(java: str, jars: Path, conf: Path, data: Path, heap_size: str, 
         "-Djava.net.preferIPv4Stack=true",
         "-Djdk.attach.allowAttachSelf=true",
         "-Dio.netty.tryReflectionSetAccessible=true",
+        # Else it closes its standard output once it has started, and its log ends there.
+        "-Dcassandra-foreground=yes",
         "-Dcassandra.ring_delay_ms=1",
         "-Dcassandra.skip_wait_for_gossip_to_settle=0",
         f"-Dcassandra.storagedir={data}",
