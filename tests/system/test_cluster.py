@@ -119,6 +119,13 @@ def test_the_state_file_names_every_process(cluster: RunningCluster):
 
 
 @pytest.mark.one_node
+def test_a_nodes_log_goes_on_after_its_start(cluster: RunningCluster):
+    """What Cassandra says of slow syncs, collections and dropped messages is there: it does not close its output, as a daemon does."""
+    (log,) = (Path(entry["log"]) for entry in cluster.state["processes"] if entry["role"] == "cassandra")
+    assert "Startup complete" in log.read_text()
+
+
+@pytest.mark.one_node
 def test_actions_on_a_process_that_is_not_there_say_which_are(cluster: RunningCluster):
     """A wrong name is answered with the right ones."""
     with pytest.raises(ClusterError, match="there is no process web9; there are cassandra1, web1"):
