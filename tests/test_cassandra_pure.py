@@ -367,6 +367,18 @@ def test_the_schema_files_are_numbered_and_hold_repeatable_statements():
         assert "IF NOT EXISTS" in statement or "IF EXISTS" in statement, statement
 
 
+def test_every_table_is_read_past_a_still_replica_after_a_time_that_needs_no_reads_before():
+    """By the last word on each; a percentile of no reads is half of read_request_timeout."""
+    last: dict[str, str] = {}
+    for statement in (statement for file in read_schema() for statement in file.statements):
+        if created := re.search(r"CREATE TABLE IF NOT EXISTS (\w+)", statement):
+            last[created[1]] = "99p"
+        elif altered := re.search(r"ALTER TABLE IF EXISTS (\w+) WITH speculative_retry = '(.+)'", statement):
+            last[altered[1]] = altered[2]
+    assert len(last) == 8
+    assert set(last.values()) == {"50ms"}
+
+
 def test_reads_that_go_on_by_key_have_the_limit_that_their_readers_know():
     """A shorter answer than PAGE is the last one."""
     limits = re.findall(r"LIMIT (\d+)", " ".join(STATEMENTS.values()))

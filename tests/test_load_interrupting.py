@@ -2,44 +2,108 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from loadtest import interrupting
 from loadtest.interrupting import interruptible
+
+
+@contextlib.contextmanager
+def log_that(does: Callable[[], None]) -> Iterator[logging.Logger]:
+    """One whose handler does this for each line."""
+
+    class Doing(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            del record
+            does()
+
+    handler = Doing()
+    log = logging.getLogger("interrupted")
+    log.addHandler(handler)
+    try:
+        yield log
+    finally:
+        log.removeHandler(handler)
+
+
+def ctrl_c(number: signal.Signals = signal.SIGINT) -> None:
+    """Of this process."""
+    os.kill(os.getpid(), number)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_amid_a_line_of_log_is_heard_behind_it(number: signal.Signals):
-    """The line is written, and the lock that it was written under is free."""
+    """The line is written whole, and the lock that it was written under is free."""
     written: list[str] = []
 
-    class Interrupted(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            os.kill(os.getpid(), number)
-            written.append(record.getMessage())
-
-    handler = Interrupted()
-    log = logging.getLogger("interrupted")
-    log.addHandler(handler)
+    def write() -> None:
+        ctrl_c(number)
+        written.append("whole")
 
     def interrupted() -> None:
-        with interruptible():
-            log.warning("whole")
+        with log_that(write) as log, interruptible():
+            log.warning("a line")
             time.sleep(30)
 
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            interrupted()
-    finally:
-        log.removeHandler(handler)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert written == ["whole"]
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+def test_a_line_of_log_that_does_not_end_does_not_keep_ctrl_c_away(monkeypatch: pytest.MonkeyPatch):
+    """As when it goes to a terminal that was stopped."""
+    monkeypatch.setattr(interrupting, "PUT_OFF_MAX_S", 0.05)
+
+    def write() -> None:
+        ctrl_c()
+        time.sleep(30)
+
+    with log_that(write) as log, pytest.raises(KeyboardInterrupt), interruptible():
+        log.warning("a line")
+
+
+def test_a_ctrl_c_that_was_put_off_does_not_come_again_when_another_was_heard(monkeypatch: pytest.MonkeyPatch):
+    """It would end the clean-up of the one that was heard."""
+    monkeypatch.setattr(interrupting, "AGAIN_S", 0.2)
+    with log_that(ctrl_c) as log, interruptible():
+        log.warning("a line")
+        with pytest.raises(KeyboardInterrupt):
+            ctrl_c()
+        time.sleep(0.4)
+
+
+LOCUSTS_MASTER = """
+import os, signal, sys
+import gevent
+from loadtest.direction import _hear_ctrl_c
+
+if sys.argv[1] == "deaf":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+_hear_ctrl_c()
+gevent.spawn(os.kill, os.getpid(), signal.SIGINT)
+try:
+    gevent.sleep(1 if sys.argv[1] == "deaf" else 60)
+except KeyboardInterrupt:
+    sys.exit("heard")
+"""
+
+
+@pytest.mark.parametrize(("how", "said"), [("deaf", ""), ("hears", "heard\n")])
+def test_a_master_that_was_started_deaf_to_ctrl_c_stays_so(how: str, said: str):
+    """By a script that puts it in the background, whose own Ctrl-C is not for it."""
+    command = [sys.executable, "-c", LOCUSTS_MASTER, how]
+    done = subprocess.run(command, timeout=60, check=False, capture_output=True, text=True)
+    assert done.stderr == said
 
 
 AMID_A_FORK = """

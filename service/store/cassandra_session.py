@@ -153,6 +153,7 @@ class CassandraSession:
                 if directly:
                     may_hedge = idempotent and not takes_long
                     return await self._send_directly(frame, timeout_s, pools, tried, may_hedge=may_hedge)
+                # Its plan begins with the node that just failed too, so name another.
                 others = [host for host in pools if host not in tried] if tried else []
                 host = untold if untold in pools else random.choice(others) if others else None
                 return await self._send(frame, timeout_s, host, tried)
@@ -183,7 +184,7 @@ class CassandraSession:
             return await self._attempt(frame, timeout_s, pools, tried, next(iter(pools))).future
         now_s = self._loop.time()
         hosts = self._slow.order((host for host in self._plan(frame) if host in pools), now_s)
-        # The node that just failed is the first of the next plan too.
+        # Ordered with the nodes that were tried: that they are out makes a slow one of three no slow one of two.
         others = iter([host for host in hosts if host not in tried] if tried else hosts)
         for host in others:
             with contextlib.suppress(NotSent):
