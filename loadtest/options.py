@@ -132,6 +132,8 @@ def _add_users(group: Any) -> None:
     _add(group, "retry-after-max-s", text, 30.0, type=not_negative)
     _add(group, "replays", "KeyedUsageUser: share of requests that repeat an earlier key", 0.1, type=share)
     _add(group, "verify-gone", "MessageUser: share of deleted messages that are asked for once more", 0.1, type=share)
+    text = "MessageUser: share of messages that are not deleted, so that a loss of them would show"
+    _add(group, "keep-messages", text, 0.0, type=share, shown=False)
     _add(group, "insecure", "https: take any certificate", default=False)
     _add(group, "ca", "https: trust the certificates in this PEM file", "", metavar="FILE", shown=False)
     text = "Write down in this directory what is sent and what became of it, for `python -m loadtest.reconcile`"

@@ -20,8 +20,9 @@ from service.errors import StoreError, StoreRefused, StoreUnknown
 from service.settings import Settings
 from service.store import KeyedUsage, Put
 from service.store.cassandra import CassandraStore
-from service.store.cassandra_link import CassandraLink
+from service.store.cassandra_link import COMES_BACK_WITHIN_S, REOPEN_AFTER_S, CassandraLink
 from service.store.cassandra_schema import apply_schema
+from service.store.cassandra_session import CassandraSession
 
 if TYPE_CHECKING:  # at run time it is a plugin, which pytest imports itself
     from tests.cassandra_node import CassandraNode
@@ -221,6 +222,34 @@ def test_a_node_that_is_killed_loses_nothing_and_is_used_again_when_it_is_back(
             assert time.monotonic() - started_s < SCHEDULING_S
             await asyncio.to_thread(mortal_node.start)
             assert await until_it_writes(writer, 30) < 2 + SCHEDULING_S
+            await writer.check(settings)
+
+    run(test)
+
+
+def test_after_an_outage_of_any_length_a_node_is_not_kept_busy_with_statements_that_it_has(
+    mortal_node: CassandraNode, settings: Settings, monkeypatch: pytest.MonkeyPatch
+):
+    """The session that was there comes back by itself, also where the watch that looks for nodes elsewhere has begun to look."""
+    prepared: list[CassandraSession] = []
+    prepare = CassandraSession.prepare
+
+    async def counted(session: CassandraSession, *words: Any) -> None:
+        prepared.append(session)
+        await prepare(session, *words)
+
+    monkeypatch.setattr(CassandraSession, "prepare", counted)
+
+    async def test() -> None:
+        async with opened(settings) as store:
+            writer = Writer(store, await store.lease_ids(1_000))
+            assert await writer.write() == {None}
+            await asyncio.to_thread(mortal_node.kill)
+            await asyncio.sleep(REOPEN_AFTER_S + 2)
+            await asyncio.to_thread(mortal_node.start)
+            assert await until_it_writes(writer, 30) < 2 + SCHEDULING_S
+            await asyncio.sleep(COMES_BACK_WITHIN_S)
+            assert prepared == [store._link.session]
             await writer.check(settings)
 
     run(test)

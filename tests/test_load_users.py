@@ -201,6 +201,20 @@ def test_the_service_does_what_each_user_expects(user: type[BurstUser], instance
     assert found.ok, found.as_dict()
 
 
+@pytest.mark.parametrize("kept", [0.0, 0.5, 1.0])
+def test_messages_that_are_kept_are_there_in_the_end(instance: WebInstance, tmp_path: Path, kept: float):
+    """A share of them is not deleted: acknowledged in the journal, and the store is asked for each."""
+    host = f"http://127.0.0.1:{instance.address[1]}"
+    with load(MessageUser, host, users=8, journal=tmp_path, keep_messages=kept) as (environment, _):
+        until(lambda: environment.stats.num_requests >= 600)
+    assert failures(environment) == []
+    wanted = {State.DELETED: kept < 1, State.ACKNOWLEDGED: kept > 0}
+    assert set(states(tmp_path)) == {state for state, there in wanted.items() if there}
+    found = reconcile(tmp_path, f"sqlite:///{instance.store_path}")
+    assert found.ok, found.as_dict()
+    assert bool(found.total.stored) is (kept > 0)
+
+
 def test_users_go_on_after_an_interrupt_that_stopped_their_watcher(instance: WebInstance, tmp_path: Path):
     """As gevent does with that of a callback which raises: it is started again within a moment."""
     host = f"http://127.0.0.1:{instance.address[1]}"

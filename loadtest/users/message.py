@@ -22,7 +22,8 @@ class MessageUser(BurstUser):
     """POST, GET and DELETE of 20 characters that were never sent before, in each step.
 
     The digest must be their sha256 and the text the same; in a share of the steps (``--verify-gone``) one more GET must
-    be told 404. In an open loop an arrival is such a step; response times of all but its POST count from their sending.
+    be told 404. Another share (``--keep-messages``) is not deleted, and has to be there in the end. In an open loop an
+    arrival is such a step; response times of all but its POST count from their sending.
     """
 
     def __init__(self, environment: Environment) -> None:
@@ -33,15 +34,18 @@ class MessageUser(BurstUser):
         self._gone = self.process.endpoint("GET", f"{PATH}/{{digest}} (deleted)")
         self._journal = self.process.journal(Kind.MESSAGE)
         self._share = self.process.settings.verify_gone
+        self._kept = self.process.settings.keep_messages
 
     def step(self, started_s: float) -> None:
-        """One message, from its POST to its DELETE."""
+        """One message, from its POST to its DELETE, or to the GET of one that is kept."""
         seq = self._journal.intent()
         text = message(self._journal.token, seq)
         digest = hashlib.sha256(text.encode()).hexdigest()
         if not self._store(seq, text, digest, started_s):
             return
         self._ask(self._get, digest, 200, {"message": text}, "200 and the text that was sent")
+        if random.random() < self._kept:
+            return
         if self._remove(seq, digest) and random.random() < self._share:
             self._ask(self._gone, digest, 404, None, "404")
 

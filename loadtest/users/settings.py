@@ -33,6 +33,8 @@ class UserSettings:
     """Share of keyed usages that repeat an earlier key of this process, 0–1."""
     verify_gone: float = 0.1
     """Share of deleted messages that are asked for once more, which must be a 404, 0–1."""
+    keep_messages: float = 0.0
+    """Share of messages that are not deleted, 0–1: of one that was, a reconciliation can tell that it is gone, not that it was there."""
     insecure: bool = False
     """Whether any certificate is taken when the host says https."""
     ca: Path | None = None
@@ -97,6 +99,7 @@ _READ: dict[str, Callable[[Any], object]] = {
     "retry_after_max_s": _not_below_0,
     "replays": _share,
     "verify_gone": _share,
+    "keep_messages": _share,
     "insecure": _flag,
     "ca": Path,
 }

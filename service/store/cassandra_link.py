@@ -18,6 +18,10 @@ log = logging.getLogger(__name__)
 WATCH_INTERVAL_S = 0.5
 REOPEN_AFTER_S = 5.0
 """So long without any connection, and the hosts' names are looked up anew: nodes may have come back elsewhere."""
+COMES_BACK_WITHIN_S = 3.0
+"""So long after a node answers at an address that the driver knows, its own next attempt has come and gone: it tries every
+``RECONNECT_INTERVAL_S``, and one that hangs does so for ``CONNECT_TIMEOUT_S``."""
+LOOK_INTERVAL_S = 0.05
 
 
 class CassandraLink:
@@ -136,11 +140,14 @@ class CassandraLink:
     async def _connect(self) -> CassandraSession:
         session = await CassandraSession.connect(self._settings)
         try:
-            await session.prepare(self._settings.store.keyspace, self._statements)
+            await self._prepare(session)
         except BaseException:
             await session.close()
             raise
         return session
+
+    async def _prepare(self, session: CassandraSession) -> None:
+        await session.prepare(self._settings.store.keyspace, self._statements)
 
     async def _watch(self) -> None:
         """Connect anew when every connection has been gone for long: the driver knows only the addresses of before."""
@@ -160,15 +167,36 @@ class CassandraLink:
                     log.exception("could not connect anew")
 
     async def _reopen(self, old: CassandraSession) -> None:
+        """Take another session in place of one that does not come back by itself.
+
+        Preparing every statement takes a node that has just started seconds, from each instance, in which it answers little
+        else; the session that was there has them all. So that one goes first wherever it can.
+        """
         try:
-            spare = await self._connect()
+            spare = await CassandraSession.connect(self._settings)
         except StoreRefused:
             return
-        if not old.alive:
+        try:
+            known = spare.addresses() <= old.addresses()
+            if await _comes_back(old, COMES_BACK_WITHIN_S if known else 0.0):
+                return
+            await self._prepare(spare)
+            if old.alive:
+                return
             self._session, spare = spare, old
             log.info("connected anew", extra={"fields": {"store": str(self._settings.store)}})
-        try:
             # It may have come back just now: what it has in flight is not cut off.
             await asyncio.sleep(self._settings.store_timeout_s)
+        except StoreRefused:
+            return
         finally:
             await spare.close()
+
+
+async def _comes_back(session: CassandraSession, within_s: float) -> bool:
+    """Whether it has a connection by then."""
+    for _ in range(round(within_s / LOOK_INTERVAL_S)):
+        if session.alive:
+            break
+        await asyncio.sleep(LOOK_INTERVAL_S)
+    return session.alive

@@ -111,6 +111,10 @@ class CassandraSession:
         """How many nodes the local data centre has, up or down."""
         return sum(host.datacenter == self.local_dc for host in self._cluster.metadata.all_hosts())
 
+    def addresses(self) -> frozenset[str]:
+        """Of all nodes that the driver knows, up or down."""
+        return frozenset(str(host.endpoint) for host in self._cluster.metadata.all_hosts())
+
     def nodes(self) -> dict[Any, bool]:
         """The local data centre's nodes, as the driver's objects, and whether there is a connection to each."""
         pools = self._open_pools()

@@ -113,7 +113,7 @@ class Injector:
         healed = attempt("heal", fault.heal)
         interrupted = self._stopping.is_set()
         for load in extra:
-            load.stop()
+            attempt("full rate", lambda _, load=load: load.end())  # type: ignore[misc]
         event = Event(
             fault=fault,
             target=injection.target,

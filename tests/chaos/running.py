@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from deploy.cluster import ClusterError, RunningCluster
 from loadtest.journal import JournalError
 from loadtest.reconcile import Reconciliation, reconcile
 from loadtest.reconcile.sources import StoreUnreadable
-from tests.chaos import counted
+from tests.chaos import counted, evidence
 from tests.chaos import topology as topologies
 from tests.chaos.events import Event
 from tests.chaos.injecting import Injector
@@ -53,6 +54,7 @@ class Outcome:
     topology: Topology
     peak_per_s: float = 0.0
     rate_per_s: float = 0.0
+    answered_per_s: float = 0.0
     events: list[Event] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     timeline: dict[str, Any] = field(default_factory=lambda: merged([]))
@@ -72,6 +74,7 @@ class Outcome:
             "topology": self.topology.name,
             "peak_per_s": round(self.peak_per_s, 1),
             "rate_per_s": round(self.rate_per_s, 1),
+            "answered_per_s": round(self.answered_per_s, 1),
             "interrupted": self.interrupted,
             "ok": verdict.ok,
             "verdict": asdict(verdict),
@@ -120,6 +123,7 @@ class Runner:
         witness = Witness(address.hostname or "", address.port or 80)
         injector = Injector(cluster, place / "injections", self.say, quick=self.quick, sync=self.sync)
         load: Workload | None = None
+        began_unix_s = math.inf
         try:
             self.section(f"{outcome.topology.name}: measuring the peak")
             peak_s = PEAK_QUICK_S if self.quick else PEAK_S
@@ -132,6 +136,7 @@ class Runner:
             self._pause(LEAD_S, load)
             witness.start()
             self.section(f"{outcome.topology.name}: faults")
+            began_unix_s = time.time()
             injector.run(injections, lambda: self._watch(load))
             self._pause(QUIET_S, load)
         except KeyboardInterrupt:
@@ -140,13 +145,30 @@ class Runner:
             outcome.troubles.append(str(error))
         finally:
             self.section(f"{outcome.topology.name}: ending")
+            ended_unix_s = time.time()
             witness.stop()
-            if load is not None:
-                load.stop()
+            outcome.troubles += witness.troubles
             outcome.events = injector.events
             outcome.samples = witness.samples
+            if load is not None:
+                self._end(load, outcome, began_unix_s, ended_unix_s)
             directories = [place / "load" / "open-loop", *injector.extra]
             outcome.timeline = merged([read_timeline(directory) for directory in directories])
+
+    def _end(self, load: Workload, outcome: Outcome, began_unix_s: float, ended_unix_s: float) -> None:
+        """End the load, and see whether it and the witness were there all the time."""
+        try:
+            load.end()
+        except WorkloadError as error:
+            outcome.troubles.append(str(error))
+        if outcome.interrupted or outcome.troubles:
+            return
+        outcome.answered_per_s = evidence.answered_per_s(load.timeline(), began_unix_s, ended_unix_s)
+        self.say(
+            f"the load was {outcome.answered_per_s:,.0f}/s, {outcome.answered_per_s / outcome.peak_per_s:.0%} of the peak"
+        )
+        outcome.troubles += evidence.of_load(outcome.answered_per_s, outcome.peak_per_s)
+        outcome.troubles += evidence.of_witness(outcome.events, outcome.samples)
 
     def _compare(self, outcome: Outcome, cluster: RunningCluster, place: Path) -> None:
         self.section(f"{outcome.topology.name}: comparing with the store")
@@ -169,6 +191,7 @@ class Runner:
             outcome.troubles.append(f"counts were not compared with an export: {error}")
         else:
             outcome.troubles += [f"count: {text}" for text in wrong[: counted.SHOWN_MAX]]
+            outcome.troubles += evidence.of_listing(exported, outcome.found) if outcome.found else []
             told = f"{len(wrong)} counts say otherwise" if wrong else "every count of every window agrees"
             self.say(f"{exported:,} usages exported; {told}")
 

@@ -23,6 +23,7 @@ def test_nothing_is_lost_in_the_quick_run(tmp_path: Path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=MINUTES_MAX * 60, check=False)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     (record,) = (json.loads(path.read_text()) for path in tmp_path.glob("*/record.json"))
+    assert record["not_run"] == {}
     for outcome in record["outcomes"]:
         counts = outcome["verdict"]["counts"]
         assert counts["acknowledged"] > 1_000

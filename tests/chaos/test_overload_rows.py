@@ -22,7 +22,7 @@ def probes(name: str, status: int, seconds: float, *, at_s: float = 0.0, retry_a
 def judge(**changes: Any) -> dict[str, bool]:
     """An overload that keeps everything but for these changes: which rows are kept."""
     told: dict[str, Any] = {"refused_s": 0.01, "retry_after": "2", "acknowledged": 9_500, "unknown": 0, "ready": 200}
-    told |= {"status": "503", "sent": 30_000, "grown": 10 * MB} | changes
+    told |= {"status": "503", "sent": 30_000, "grown": 10 * MB, "late": 0, "metrics": 200} | changes
     result = {
         "sent": told["sent"],
         "unsent": 30_000 - told["sent"],
@@ -36,7 +36,9 @@ def judge(**changes: Any) -> dict[str, bool]:
         *probes("readyz", told["ready"], 0.01, retry_after="2"),
         *probes("read", 200, 0.01),
     ]
-    samples = [Sample(0.0, {"web1": MB}), Sample(1.0, {"web1": MB + told["grown"]})]
+    held = [0, told["grown"], told["grown"], told["grown"] + told["late"]]
+    metrics = {"web1": told["metrics"]}
+    samples = [Sample(float(n), {"web1": MB + each}, {}, metrics) for n, each in enumerate(held)]
     rows = judged_overload(PEAK, 3.0, result, seen, samples, 0.0)
     return {row.what: row.kept for row in rows}
 
@@ -58,6 +60,8 @@ def test_an_overload_in_which_all_is_kept_is_called_that():
         ({"ready": 503}, "readyz: 200, p99"),
         ({"sent": 20_000}, "offered"),
         ({"grown": 300 * MB}, "memory, at most"),
+        ({"late": 40 * MB}, "after the first quarter"),
+        ({"metrics": 0}, "metrics: 200"),
     ],
 )
 def test_each_promise_that_is_broken_is_named(changes: dict[str, Any], broken: str):

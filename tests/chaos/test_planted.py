@@ -65,6 +65,15 @@ def test_a_planted_bug_is_caught_by_its_name(tmp_path: Path, bug: str):
     assert result.ok == (bug == "none")
 
 
+@pytest.mark.parametrize("bug", ["early-ack", "half-group", "none"])
+def test_a_planted_bug_is_caught_in_messages_too(tmp_path: Path, bug: str):
+    """Of those that nobody deletes: they were acknowledged, and are not there."""
+    with ready_instance(tmp_path, program=command(bug)) as instance:
+        result = loaded_and_killed(instance, tmp_path / "load", REQUESTS, "MessageUser")
+    assert result.total.acknowledged >= REQUESTS / 30
+    assert ("lost" in wrong(result)) == (bug != "none"), str(result)
+
+
 @pytest.mark.cassandra
 @pytest.mark.parametrize("bug", ["client-timestamps", "none"])
 def test_timestamps_of_web_instances_are_caught(tmp_path: Path, bug: str):

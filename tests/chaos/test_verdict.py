@@ -188,6 +188,15 @@ def test_once_an_outage_has_settled_every_write_is_refused():
     assert complaints(verdict(outage, samples=(sample(12),)))
 
 
+def test_where_reads_are_refused_as_well_each_is():
+    """Only where the fault says so: a disk that is full may still be read."""
+    read = Sample(T + 6, "GET usage", 200, 0.01, write=False)
+    seen = (sample(5, 503), read, sample(12))
+    assert verdict(event(fault(Sees(only=503, settles_s=3.0))), samples=seen).ok
+    (told,) = complaints(verdict(event(fault(Sees(only=503, reads_too=True, settles_s=3.0))), samples=seen))
+    assert told == "GET usage: 200 once it had settled, not 503"
+
+
 @pytest.mark.parametrize("at_s", [0.5, 5, 10.5, 13])
 def test_where_no_request_may_fail_none_may_at_any_time(at_s: float):
     """As the fault begins, while it lasts, as it is healed and for as long as its after-effects last."""

@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+import http.client
 import http.server
 import json
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from tests.chaos.witness import Sample, Witness, between
+from tests.chaos.witness import Right, Sample, Witness, between, is_digest, is_message, is_usage
 from tests.support import ready_instance
 
 pytestmark = pytest.mark.tools
@@ -72,6 +74,7 @@ def seen_of(address: tuple[str, int], count: int) -> list[Sample]:
         time.sleep(0.02)
     witness.stop()
     assert len(witness.samples) >= count
+    assert witness.troubles == []
     return witness.samples
 
 
@@ -81,17 +84,60 @@ def test_a_healthy_service_is_seen_to_be_right(tmp_path: Path):
         samples = seen_of(instance.address, 80)
     assert {sample.status for sample in samples} == {200, 201}
     assert not [sample for sample in samples if sample.wrong]
-    assert {sample.name for sample in samples} == {"POST usage", "POST usage with a key", "GET usage"}
+    posts = {"POST usage", "POST usage with a key", "POST message"}
+    assert {sample.name for sample in samples} == {*posts, "GET usage", "GET message"}
+    assert {sample.name for sample in samples if sample.write} == posts
 
 
 def test_what_a_service_may_never_answer_is_noticed():
-    """The plants: a 503 without Retry-After, a 500, a usage that was acknowledged and is not found."""
+    """The plants: a 503 without Retry-After, a 500, a usage that was acknowledged and is not found, a message under no digest."""
     created = (201, {"Location": "/api/usages/1"}, b'{"id": 1}')
     with service((503, {}, PROBLEM), (503, {"Retry-After": "2"}, PROBLEM), (500, {}, b"oh"), created) as address:
         samples = seen_of(address, 60)
     wrong = {sample.wrong for sample in samples}
     assert {"", "503 with Retry-After ''", "500 b'oh'", "404 for a usage that was acknowledged"} <= wrong
+    assert {sample.wrong for sample in samples if sample.name == "POST message" and sample.status == 201} == {
+        "201 b'{\"id\": 1}'"
+    }
     assert {sample.text for sample in samples if sample.status == 503} == {"overloaded"}
+
+
+@pytest.mark.parametrize(
+    ("right", "status", "body"),
+    [
+        (is_usage(b'{"a": 1}'), 200, b'{"usage": {"a": 1}}'),
+        (is_message("x"), 200, b'{"message": "x"}'),
+        (is_digest("x"), 201, b'{"digest": "%b"}' % sha256(b"x").hexdigest().encode()),
+    ],
+)
+def test_only_what_was_acknowledged_is_right(right: Right, status: int, body: bytes):
+    """Another status, another value, nothing, and no JSON are wrong, in words."""
+    nothing = http.client.HTTPMessage()
+    assert right(status, nothing, body) == ""
+    for other in (body.replace(b"x", b"y").replace(b"1", b"2"), b"{}", b"[]", b"no"):
+        assert right(status, nothing, other)
+    assert right(404, nothing, body)
+
+
+def fail(*_words: object) -> None:
+    """As a bug of its own would."""
+    raise KeyError("x")
+
+
+def test_a_witness_that_fails_says_so(monkeypatch: pytest.MonkeyPatch):
+    """Nothing that it did not see counts as seen: of one request, and of all."""
+    with service((201, {}, b"")) as address:
+        witness = Witness(*address, rate_per_s=200)
+        monkeypatch.setattr(witness, "_talk", fail)
+        witness.start()
+        time.sleep(0.1)
+        witness.stop()
+        assert witness.troubles == ["the witness failed: KeyError('x')"]
+        other = Witness(*address)
+        monkeypatch.setattr(other, "_run", fail)
+        other.start()
+        other.stop()
+    assert other.troubles == ["the witness ended: KeyError('x')"]
 
 
 def test_nobody_there_is_no_answer_and_nothing_wrong():

@@ -197,7 +197,7 @@ def _judge_event(event: Event, events: Sequence[Event], samples: Sequence[Sample
     sees = fault.sees
     steady = between(samples, event.injected_unix_s + sees.settles_s, event.healing_unix_s - BEFORE_HEAL_S)
     for sample in steady:
-        if sees.only and sample.write and sample.status != sees.only:
+        if sees.only and (sample.write or sees.reads_too) and sample.status != sees.only:
             found.append(f"{sample.name}: {sample.status or 'no answer'} once it had settled, not {sees.only}")
     if sees.only and not any(sample.write for sample in steady):
         found.append("no write was made while it lasted")

@@ -1,4 +1,4 @@
-"""A witness beside the load: few requests, each measured from its sending, each answer looked at whole.
+"""A witness beside the load: few requests, usages and messages, each measured from its sending, each answer looked at whole.
 
 The load's own latencies count from the intended start and hold what its clients waited; what a service promises of one
 request is told apart here: how late the answer came, whether a 503 said when to come back, whether a read found what had
@@ -17,15 +17,16 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import cast
 
 RATE_PER_S = 40.0
 TIMEOUT_S = 30.0
 HEAD_BYTES_MAX = 16_384
 KEPT_MAX = 500
-"""Acknowledged usages that are read again."""
+"""Acknowledged usages that are read again, and as many messages."""
 IDLE_MAX = 16
 IN_FLIGHT_MAX = 2_000
 """More than RATE_PER_S x TIMEOUT_S; beyond it, requests are left out and counted."""
@@ -57,18 +58,27 @@ class _Closed(Exception):
     """There was no answer; the text says how."""
 
 
+Right = Callable[[int, http.client.HTTPMessage, bytes], str]
+"""What is wrong with an answer that is neither a 503 nor unknown, in words; empty when it is right."""
+
+
 class Witness:
-    """Asks in a thread of its own between ``start`` and ``stop``; ``samples`` grows meanwhile."""
+    """Asks in a thread of its own between ``start`` and ``stop``; ``samples`` grows meanwhile.
+
+    ``troubles`` says why it may have seen less than there was; who judges by its samples looks there as well.
+    """
 
     def __init__(self, host: str, port: int, rate_per_s: float = RATE_PER_S) -> None:
         self.samples: list[Sample] = []
-        self.left_out = 0
+        self._left_out = 0
+        self._errors: list[str] = []
         self._address = (host, port)
         self._interval_s = 1 / rate_per_s
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="witness", daemon=True)
+        self._thread = threading.Thread(target=self._witness, name="witness", daemon=True)
         self._idle: deque[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = deque()
-        self._kept: deque[tuple[str, bytes]] = deque(maxlen=KEPT_MAX)
+        self._usages: deque[tuple[str, bytes]] = deque(maxlen=KEPT_MAX)
+        self._messages: deque[tuple[str, str]] = deque(maxlen=KEPT_MAX)
         self._number = 0
 
     def start(self) -> None:
@@ -81,6 +91,19 @@ class Witness:
         if self._thread.ident is not None:
             self._thread.join(TIMEOUT_S + 5)
 
+    @property
+    def troubles(self) -> list[str]:
+        """Once it was stopped: what it failed at, and what it left out."""
+        found = list(dict.fromkeys(self._errors))
+        found += [f"the witness left out {self._left_out} requests"] if self._left_out else []
+        return [*found, "the witness has not ended"] if self._thread.is_alive() else found
+
+    def _witness(self) -> None:
+        try:
+            asyncio.run(self._run())
+        except Exception as error:  # noqa: BLE001 - whatever it is, the verdict has to know
+            self._errors.append(f"the witness ended: {error!r}")
+
     async def _run(self) -> None:
         tasks: set[asyncio.Task[None]] = set()
         next_s = time.monotonic()
@@ -88,38 +111,54 @@ class Witness:
             next_s = max(next_s + self._interval_s, time.monotonic() - 1)
             await asyncio.sleep(max(0.0, next_s - time.monotonic()))
             if len(tasks) >= IN_FLIGHT_MAX or len(self.samples) >= SAMPLES_MAX:
-                self.left_out += 1
+                self._left_out += 1
                 continue
             task = asyncio.create_task(self._ask(self._number))
             self._number += 1
             tasks.add(task)
             task.add_done_callback(tasks.discard)
+            task.add_done_callback(self._look)
         if tasks:
             await asyncio.wait(tasks)
         for _, writer in self._idle:
             writer.close()
 
+    def _look(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._errors.append(f"the witness failed: {error!r}")
+
     async def _ask(self, number: int) -> None:
-        kind = number % 4
-        body = b'{"witness": %d}' % number
-        if kind == 3 and self._kept:
-            path, stored = self._kept[number * 7919 % len(self._kept)]
-            await self._exchange("GET", path, "GET usage", b"", "", stored)
-        elif kind == 2:
-            key = uuid.uuid4().hex
-            await self._exchange(
-                "POST", "/api/usages", "POST usage with a key", body, f"Idempotency-Key: {key}\r\n", None
-            )
+        kind = number % 6
+        usage, text = b'{"witness": %d}' % number, uuid.uuid4().hex
+        if kind == 3 and self._usages:
+            path, stored = self._usages[number * 7919 % len(self._usages)]
+            await self._exchange("GET", path, "GET usage", is_usage(stored))
+        elif kind == 5 and self._messages:
+            path, kept = self._messages[number * 7919 % len(self._messages)]
+            await self._exchange("GET", path, "GET message", is_message(kept))
+        elif kind == 4:
+            path = f"/messages/{sha256(text.encode()).hexdigest()}"
+            body = json.dumps({"message": text}).encode()
+            if await self._exchange("POST", "/messages", "POST message", is_digest(text), body) is not None:
+                self._messages.append((path, text))
         else:
-            await self._exchange("POST", "/api/usages", "POST usage", body, "", None)
+            name, headers = (
+                ("POST usage with a key", f"Idempotency-Key: {text}\r\n") if kind == 2 else ("POST usage", "")
+            )
+            reply = await self._exchange("POST", "/api/usages", name, is_created, usage, headers)
+            if reply is not None:
+                self._usages.append((reply.headers["location"], usage))
 
     async def _exchange(
-        self, method: str, path: str, name: str, body: bytes, headers: str, stored: bytes | None
-    ) -> None:
+        self, method: str, path: str, name: str, right: Right, body: bytes = b"", headers: str = ""
+    ) -> _Reply | None:
+        """The answer when it is a 2xx that is right; whatever it is, it is a sample."""
         if body:
             headers += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
         request = f"{method} {path} HTTP/1.1\r\nHost: witness\r\n{headers}\r\n".encode() + body
         began_s, at_unix_s = time.monotonic(), time.time()
+        well = None
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 reply = await self._talk(request)
@@ -128,14 +167,11 @@ class Witness:
         except (OSError, _Closed) as error:
             status, text, wrong = NO_ANSWER, getattr(error, "strerror", None) or str(error), ""
         else:
-            status, text, wrong = (
-                reply.status,
-                _code(reply),
-                wrong_with(reply.status, reply.headers, reply.body, stored),
-            )
-            if status == 201 and not wrong:
-                self._kept.append((reply.headers["location"], body))
+            status, text = reply.status, _code(reply)
+            wrong = wrong_with(reply.status, reply.headers, reply.body, right)
+            well = reply if status < 300 and not wrong else None
         self.samples.append(Sample(at_unix_s, name, status, time.monotonic() - began_s, method == "POST", text, wrong))
+        return well
 
     async def _talk(self, request: bytes) -> _Reply:
         connection = None
@@ -189,30 +225,65 @@ class _Received:
         return io.BytesIO(self._data)
 
 
-def wrong_with(status: int, headers: http.client.HTTPMessage, body: bytes, stored: bytes | None) -> str:
-    """What an answer may never be, in words, empty when it is fine. ``stored`` is what a read of it must find."""
+def wrong_with(status: int, headers: http.client.HTTPMessage, body: bytes, right: Right) -> str:
+    """What an answer may never be, in words, empty when it is fine."""
     if status == 503:
         after = headers.get("retry-after", "")
         return "" if after.isascii() and after.isdigit() else f"503 with Retry-After {after!r}"
     if status in (502, 504):
         return ""
-    if stored is None:
-        return "" if status == 201 and "location" in headers else f"{status} {body[:120]!r}"
-    if status != 200:
-        return f"{status} for a usage that was acknowledged"
-    try:
-        same = json.loads(body)["usage"] == json.loads(stored)
-    except (ValueError, KeyError, TypeError):
-        same = False
-    return "" if same else f"another usage than was acknowledged: {body[:120]!r}"
+    return right(status, headers, body)
+
+
+def is_created(status: int, headers: http.client.HTTPMessage, body: bytes) -> str:
+    """A usage that was stored, with its place."""
+    return "" if status == 201 and "location" in headers else f"{status} {body[:120]!r}"
+
+
+def is_usage(stored: bytes) -> Right:
+    """The usage that had been acknowledged."""
+
+    def right(status: int, _headers: http.client.HTTPMessage, body: bytes) -> str:
+        if status != 200:
+            return f"{status} for a usage that was acknowledged"
+        same = _field(body, "usage") == json.loads(stored)
+        return "" if same else f"another usage than was acknowledged: {body[:120]!r}"
+
+    return right
+
+
+def is_digest(text: str) -> Right:
+    """A message that was stored, by its digest."""
+    digest = sha256(text.encode()).hexdigest()
+    return lambda status, _, body: (
+        "" if status == 201 and _field(body, "digest") == digest else f"{status} {body[:120]!r}"
+    )
+
+
+def is_message(text: str) -> Right:
+    """The message that had been acknowledged."""
+
+    def right(status: int, _headers: http.client.HTTPMessage, body: bytes) -> str:
+        if status != 200:
+            return f"{status} for a message that was acknowledged"
+        same = _field(body, "message") == text
+        return "" if same else f"another message than was acknowledged: {body[:120]!r}"
+
+    return right
+
+
+def _field(body: bytes, name: str) -> object:
+    """A member of a JSON object, None where there is none."""
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        return cast(object, json.loads(body)[name])
+    return None
 
 
 def _code(reply: _Reply) -> str:
     if reply.status < 400:
         return ""
-    with contextlib.suppress(ValueError, KeyError, TypeError):
-        return str(json.loads(reply.body)["code"])
-    return ""
+    code = _field(reply.body, "code")
+    return "" if code is None else str(code)
 
 
 def between(samples: Sequence[Sample], from_unix_s: float, to_unix_s: float) -> list[Sample]:

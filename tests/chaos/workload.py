@@ -15,17 +15,21 @@ from loadtest.timeline import Timeline
 from loadtest.window import totals
 
 USERS = ("UsageUser", "KeyedUsageUser", "MessageUser")
+TIMELINE = "timeline.json"
 CONNECTIONS = 192
 """Divided evenly among the three; so many that waits of a second do not leave arrivals without a user at this rate."""
 PEAK_CONNECTIONS = 128
 """Of the closed loop by which the peak is measured: beyond it, waiting rises and throughput does not."""
 EXTRA_CONNECTIONS = 48
 """Of the closed loop that comes on top of the load for a fault at full rate."""
+KEPT_MESSAGES = 0.3
+"""Of the messages: these are not deleted, so that one that is lost shows. Of the others it shows whether one is back."""
 PEAK_SHARE = 0.35
 """Of the measured peak; at least 0.3 is asked for, and what is measured varies from minute to minute."""
 SPAWN_RATE = 100
-TIMEOUT_S = 30.0
-"""Longer than whatever HAProxy and web instances may take, so that no client gives up before them."""
+TIMEOUT_S = 16.0
+"""A second more than any fault allows an answer to take: no client gives up before HAProxy and web instances do, and a request that waits for
+longer is a failure that no fault allows."""
 STOP_TIMEOUT_S = 60.0
 START_TIMEOUT_S = 30.0
 POLL_S = 0.1
@@ -54,7 +58,8 @@ def command(load: Load, directory: Path) -> list[str]:
     words += ["--timeout-s", f"{TIMEOUT_S:g}", "--stop-timeout", f"{TIMEOUT_S:g}"]
     # Nobody stays away, whatever a 503 says: what a fault does to those who come is what is looked at.
     words += ["--retry-after-max-s", "0"]
-    words += ["--journal", str(directory / "journals"), "--timeline", str(directory / "timeline.json")]
+    words += ["--journal", str(directory / "journals"), "--timeline", str(directory / TIMELINE)]
+    words += ["--keep-messages", f"{KEPT_MESSAGES:g}"]
     words += ["--journal-sync"] if load.sync else []
     words += [] if load.rate_per_s is None else ["--rate", f"{load.rate_per_s:.10g}"]
     words += [] if load.run_time_s is None else ["--run-time", f"{max(1, round(load.run_time_s))}s"]
@@ -68,6 +73,11 @@ class Workload:
         self.directory = directory
         directory.mkdir(parents=True)
         self._locust = Locust("the load", command(load, directory), directory / "locust.log")
+
+    @property
+    def pid(self) -> int:
+        """Its pid."""
+        return self._locust.pid
 
     @property
     def running(self) -> bool:
@@ -100,6 +110,15 @@ class Workload:
         """End it: what is in flight is answered, journals are closed. Killed when it takes too long; journals survive that."""
         self._locust.stop(STOP_TIMEOUT_S)
 
+    def end(self) -> None:
+        """As ``stop``; raises WorkloadError when it had ended before, did not end in order, or told nothing of what it did."""
+        ran = self.running
+        self.stop()
+        if not ran or not self._locust.ended_well():
+            raise WorkloadError(self._locust.why())
+        if not (self.directory / TIMELINE).exists():
+            raise WorkloadError(f"the load left no {TIMELINE}:\n{tail(self._locust.log)}")
+
     def timeline(self) -> dict[str, Any]:
         """What happened in each second; empty when nothing was written."""
         return read_timeline(self.directory)
@@ -108,7 +127,7 @@ class Workload:
 def read_timeline(directory: Path) -> dict[str, Any]:
     """The timeline in a directory, an empty one when there is none."""
     try:
-        found: dict[str, Any] = json.loads((directory / "timeline.json").read_text())
+        found: dict[str, Any] = json.loads((directory / TIMELINE).read_text())
     except FileNotFoundError:
         return Timeline().as_dict()
     return found

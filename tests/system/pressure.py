@@ -22,7 +22,7 @@ from deploy.cluster import RunningCluster
 from deploy.cluster.client import ROOT
 from tests.system.background import Background
 from tests.system.traffic import Call, Connection, Outcome
-from tests.system.wire import call, post_usage
+from tests.system.wire import Closed, call, post_usage
 
 ANSWERS_DUE_S = 30.0
 """What the generator may take beyond its window: opening its connections, and the answers that are still due."""
@@ -143,11 +143,15 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 @dataclass
 class Sample:
-    """The processes at one moment: resident bytes by name, answers so far by class as HAProxy counts them."""
+    """The processes at one moment: resident bytes by name, answers so far by class as HAProxy counts them.
+
+    ``metrics`` has the status of each web instance's own ``/metrics``, 0 for none.
+    """
 
     at_s: float
     rss_bytes: dict[str, int] = field(default_factory=dict)
     answers: dict[str, int] = field(default_factory=dict)
+    metrics: dict[str, int] = field(default_factory=dict)
 
 
 class Samples(Background):
@@ -188,11 +192,22 @@ def _sample(cluster: RunningCluster, members: dict[str, list[int]]) -> Sample:
     found = Sample(time.monotonic())
     for name, pids in members.items():
         found.rss_bytes[name] = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids) * page
+    for process in cluster.processes("web"):
+        found.metrics[process.name] = 0
+        with contextlib.suppress(OSError, Closed):
+            url = f"http://{process.address}:{process.port}"
+            found.metrics[process.name] = call(url, "GET", "/metrics").status
     text = call(cluster.stats_url, "GET", "/metrics").body.decode()
     for line in text.splitlines():
         if line.startswith('haproxy_backend_http_responses_total{proxy="web",'):
             found.answers[line.split('code="')[1][:3]] = int(line.rpartition(" ")[2])
     return found
+
+
+def metrics_share(samples: Sequence[Sample]) -> float:
+    """The part of the questions for ``/metrics`` that was answered with a 200."""
+    statuses = [status for sample in samples for status in sample.metrics.values()]
+    return statuses.count(200) / max(1, len(statuses))
 
 
 def growth_bytes(samples: Sequence[Sample]) -> int:

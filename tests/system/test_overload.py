@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +13,19 @@ import pytest
 
 from deploy.cluster import Options, RunningCluster, start_cluster
 from tests.chaos.topology import configure
-from tests.system.pressure import Generator, Probes, Samples, good_per_s, growth_bytes, percentile, run, seconds_of
+from tests.system.pressure import (
+    Generator,
+    Probes,
+    Samples,
+    good_per_s,
+    growth_bytes,
+    metrics_share,
+    percentile,
+    run,
+    seconds_of,
+)
 from tests.system.test_shedding import haproxy_before, wait_for
-from tests.system.wire import JSON_TYPE, Wire, assert_problem, call
+from tests.system.wire import JSON_TYPE, Wire, assert_problem
 
 FACTOR = 3
 GROUP_SIZE_MAX = 64
@@ -32,6 +43,9 @@ GOODPUT_SHARE_MIN = 0.75
 
 REFUSED_P50_MAX_S = 0.6
 """Less than a place in the queue would have cost."""
+
+ANSWERED_SHARE_MIN = 0.95
+"""Of health and reads a 200, however many writes are refused; tests/chaos/overload.py asks for 0.99 of two minutes."""
 
 PROMPT_P99_MAX_S = 2.0
 GROWTH_BYTES_MAX = 160 << 20
@@ -56,7 +70,7 @@ def bounded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster
 
 
 def test_goodput_stays_and_refusals_are_quick_when_three_times_the_peak_arrives(bounded: RunningCluster) -> None:
-    """Open loop: goodput near the peak, 503s at once with a Retry-After, health and reads answered, memory bounded.
+    """Open loop: goodput near the peak, 503s at once with a Retry-After, health, reads and metrics answered, memory bounded.
 
     When the load is gone a write is as quick as before within seconds, and nobody has been restarted.
     """
@@ -84,10 +98,12 @@ def test_goodput_stays_and_refusals_are_quick_when_three_times_the_peak_arrives(
             assert 1 <= int(probe.outcome.retry_after) <= 30
     other = [probe for probe in seen if probe.outcome.status not in (200, 201, 503)]
     assert not other
-    ready = [probe.outcome.status for probe in seen if probe.name == "readyz"]
-    for process in bounded.processes("web"):
-        assert call(f"http://{process.address}:{process.port}", "GET", "/metrics").status == 200
-    assert len(ready) > OVERLOAD_S
+    for name in ("readyz", "read"):
+        told = [probe.outcome.status for probe in seen if probe.name == name]
+        assert len(told) > OVERLOAD_S
+        assert told.count(200) >= ANSWERED_SHARE_MIN * len(told), (name, Counter(told))
+    assert len(samples.seen) >= OVERLOAD_S / 2
+    assert metrics_share(samples.seen) >= ANSWERED_SHARE_MIN
     assert growth_bytes(samples.seen) < GROWTH_BYTES_MAX
 
     with Probes(url) as after, Generator(url, connections=16, seconds=RELIEF_S, rps=peak / 10) as generator:

@@ -80,6 +80,8 @@ class Sees:
     """So long after ``inject`` the next one begins to count, and it does until ``heal`` begins."""
     only: int = 0
     """The one status that every write gets once it has settled; 0: any that is allowed."""
+    reads_too: bool = False
+    """Whether ``only`` is what every read gets as well."""
 
 
 @dataclass(kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -10,13 +11,17 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from deploy.cluster.probes import haproxy_view
 from tests.chaos.faults import Context, Failures, Fault, Needs, Preparation, Seen, Sees, targets_of
-from tests.chaos.points import ARMED, POINTS
+from tests.chaos.points import OPERATIONS, POINTS, arm
 
 ROUNDS, ROUNDS_QUICK = 20, 1
 HAPROXY_SERVER_TIMEOUT_S = 10.0
 """What an instance had when it stopped is answered by HAProxy after so long: its ``timeout server``."""
+OUT_WITHIN_S = 8.0
+"""Two checks in a row that fail, each every half second and after two seconds at most, and a turn of HAProxy's on a busy machine."""
 POINT_WITHIN_S = 20.0
 LIMIT_ABOVE_BYTES = 24 << 20
 """What an instance may take on top of what it has, before the kernel ends it."""
@@ -51,15 +56,14 @@ def with_points(preparation: Preparation) -> Iterator[None]:
 
 
 def at_point(point: str) -> Fault:
-    """``kill -9`` of an instance by itself, when a group of usages has come to this point."""
+    """``kill -9`` of an instance by itself, when a group has come to this point: of usages, with keys or without, or of messages."""
 
     def inject(context: Context) -> None:
         process = context.cluster.process(context.target)
-        armed = context.cluster.state_dir / "points" / f"{process.port}{ARMED}"
-        armed.write_text(point)
-        context.kept["armed"] = armed
+        context.seen["operation"] = operation = context.random.choice(OPERATIONS)
+        context.kept["armed"] = arm(context.cluster.state_dir / "points", process.port, point, operation)
         if not context.until(lambda: not context.cluster.process(context.target).running, POINT_WITHIN_S):
-            raise RuntimeError(f"it did not come to {point} within {POINT_WITHIN_S:g} s")
+            raise RuntimeError(f"it did not come to {point} of {operation} within {POINT_WITHIN_S:g} s")
 
     def heal(context: Context) -> None:
         if "armed" in context.kept:
@@ -114,13 +118,39 @@ def exited_well(seen: Seen) -> list[str]:
 def stop_still(context: Context) -> None:
     """SIGSTOP: its connections stay open, and nothing is answered."""
     context.cluster.signal(context.target, signal.SIGSTOP)
+    context.kept["stopped_s"] = time.monotonic()
 
 
 def go_on(context: Context) -> None:
-    """SIGCONT, and HAProxy uses it again."""
+    """SIGCONT, and HAProxy uses it again. How many it used until then is noted."""
+    with contextlib.suppress(Exception):
+        if "stopped_s" in context.kept:
+            context.seen["used"] = _used_by_haproxy(context)
+            context.seen["instances"] = len(context.cluster.processes("web"))
+            context.seen["stood_s"] = round(time.monotonic() - context.kept.pop("stopped_s"), 1)
     with contextlib.suppress(Exception):
         context.cluster.signal(context.target, signal.SIGCONT)
     context.cluster.wait_until_ready()
+
+
+def _used_by_haproxy(context: Context) -> int:
+    """The web instances that it takes for up."""
+    address = urlsplit(context.cluster.stats_url)
+    return len(asyncio.run(haproxy_view(address.hostname or "", address.port or 80)).up)
+
+
+def taken_out(seen: Seen) -> list[str]:
+    """Who stands still for long enough is not asked any more."""
+    if seen.get("stood_s", 0.0) < OUT_WITHIN_S or seen["used"] < seen["instances"]:
+        return []
+    return [f"HAProxy still used all {seen['used']} instances when one had stood still for {seen['stood_s']:g} s"]
+
+
+def ended_by_kernel(seen: Seen) -> list[str]:
+    """The limit was met, or nothing is shown."""
+    return (
+        [] if seen.get("ended_by_kernel", True) else ["the kernel did not end the instance: its limit was not reached"]
+    )
 
 
 def memory_controller() -> Path | None:
@@ -242,6 +272,7 @@ FAULTS = (
         after_s=HAPROXY_SERVER_TIMEOUT_S + 1,
         takes=frozenset({"web"}),
         targets=targets_of("web"),
+        check=taken_out,
         in_quick=False,
     ),
     Fault(
@@ -256,6 +287,7 @@ FAULTS = (
         lasts_s=10.0,
         takes=frozenset({"web"}),
         targets=targets_of("web"),
+        check=ended_by_kernel,
         in_quick=False,
     ),
 )
