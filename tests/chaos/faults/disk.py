@@ -215,6 +215,7 @@ FAULTS = (
         targets=_OF_CASSANDRA,
         weight=2,
         full_rate=True,
+        in_quick=False,
         prepare=own_disk,
     ),
     Fault(

@@ -89,7 +89,6 @@ FAULTS = (
             f"connections stay open and nothing arrives any more, {way}",
             poisoned("timeout", stream, timeout=0),
             _GONE,
-            in_quick=stream == DOWNSTREAM,
         )
         for stream, way in _WAYS.items()
     ),
