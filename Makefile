@@ -24,7 +24,7 @@ python = .venv/bin/python
 url = http://127.0.0.1:$(PORT)
 
 .DEFAULT_GOAL := help
-.PHONY: help run cluster bench bench-quick bench-packages test test-fast test-system chaos chaos-quick chaos-packages test-packages load lint format lock certificate fetch venv venv-dev system-packages clean
+.PHONY: help run cluster bench bench-quick bench-packages test test-fast test-system chaos chaos-quick overload chaos-packages test-packages load lint format lock certificate fetch venv venv-dev system-packages clean
 
 help:
 	@echo 'make run                the service on SQLite at http://127.0.0.1:8080 (PORT=8080)'
@@ -37,6 +37,7 @@ help:
 	@echo 'make chaos              faults from a seeded schedule under load, then the proof that nothing was lost; 80 minutes'
 	@echo '                        (SEED=1 MINUTES=60 CASSANDRA_NODES=3 ONLY=web-kill,disk; ARGS=--list, ARGS=--help)'
 	@echo 'make chaos-quick        the short ones of them, in under five minutes; part of make test'
+	@echo 'make overload           three times the peak for two minutes, then a minute without Cassandra; seven minutes (ARGS=--help)'
 	@echo 'make bench              every claim about speed, measured beside what it is compared with; half an hour'
 	@echo '                        (bench/results.json and bench/report.html; ARGS="--only express,curve", ARGS=--help)'
 	@echo 'make bench-quick        the first three of them, in under three minutes'
@@ -93,6 +94,9 @@ chaos: system-packages chaos-packages venv-dev fetch
 
 chaos-quick: system-packages chaos-packages venv-dev fetch
 	@exec $(python) -m tests.chaos --quick $(ARGS)
+
+overload: system-packages venv-dev fetch
+	@exec $(python) -m tests.chaos.overload $(ARGS)
 
 bench: system-packages bench-packages venv-dev fetch
 	@exec $(python) -m loadtest.benchmark $(ARGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
@@ -16,6 +17,10 @@ from service.store.cassandra_session import CassandraSession
 
 HERE, ELSEWHERE = "10.0.0.1:9042", "10.0.0.2:9042"
 SETTINGS = read_settings({"BUSYAPI_STORE": f"cassandra://{HERE}/k", "BUSYAPI_STORE_TIMEOUT_S": "0.1"})
+
+
+WITHIN_S = 5.0
+"""What takes longer waits for what it is not to wait for."""
 
 
 class Session:
@@ -61,7 +66,7 @@ def reopened(monkeypatch: pytest.MonkeyPatch, old: Session, spare: Session | Sto
     monkeypatch.setattr(CassandraSession, "connect", connect)
     link = CassandraLink(SETTINGS, {"name": "text"})
     link._session = cast(CassandraSession, old)
-    asyncio.run(link._reopen(cast(CassandraSession, old)))
+    asyncio.run(asyncio.wait_for(link._reopen(cast(CassandraSession, old)), WITHIN_S))
     return link.session
 
 
@@ -132,3 +137,35 @@ def test_while_nobody_answers_or_statements_cannot_be_prepared_all_stays_as_it_i
     assert reopened(monkeypatch, old, spare) is old
     assert spare.done == ["prepare", "close"]
     assert old.done == []
+
+
+@pytest.mark.parametrize("amid", ["waiting", "preparing", "taken"])
+def test_one_that_is_not_kept_is_closed_when_the_service_ends(monkeypatch: pytest.MonkeyPatch, old: Session, amid: str):
+    """Wherever the watch is: the link has one session, and closes that itself."""
+    monkeypatch.setattr(cassandra_link, "COMES_BACK_WITHIN_S", 60 if amid == "waiting" else 0.0)
+    spare = Session(HERE, alive=True)
+
+    async def for_long() -> None:
+        await asyncio.sleep(60)
+
+    async def connect(_settings: object) -> CassandraSession:
+        return cast(CassandraSession, spare)
+
+    async def cancelled() -> Any:
+        link = CassandraLink(settings, {})
+        link._session = cast(CassandraSession, old)
+        reopening = asyncio.create_task(link._reopen(cast(CassandraSession, old)))
+        await asyncio.sleep(0.1)
+        reopening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reopening
+        return link.session
+
+    monkeypatch.setattr(CassandraSession, "connect", connect)
+    settings = dataclasses.replace(SETTINGS, store_timeout_s=60.0)
+    if amid == "preparing":
+        spare.preparing = for_long
+    kept, other = (spare, old) if amid == "taken" else (old, spare)
+    assert asyncio.run(cancelled()) is kept
+    assert "close" not in kept.done
+    assert other.done[-1] == "close"

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from service.errors import StoreError, StoreRefused
 from service.settings import Settings
 from service.store.cassandra_bind import Row, batch, execute
+from service.store.cassandra_connect import CONNECT_TIMEOUT_S, RECONNECT_INTERVAL_S
 from service.store.cassandra_session import CassandraSession
 from service.store.cassandra_statements import TAKE_LONG
 from service.store.direct import Rows
@@ -18,9 +19,9 @@ log = logging.getLogger(__name__)
 WATCH_INTERVAL_S = 0.5
 REOPEN_AFTER_S = 5.0
 """So long without any connection, and the hosts' names are looked up anew: nodes may have come back elsewhere."""
-COMES_BACK_WITHIN_S = 3.0
-"""So long after a node answers at an address that the driver knows, its own next attempt has come and gone: it tries every
-``RECONNECT_INTERVAL_S``, and one that hangs does so for ``CONNECT_TIMEOUT_S``."""
+COMES_BACK_WITHIN_S = CONNECT_TIMEOUT_S + RECONNECT_INTERVAL_S + CONNECT_TIMEOUT_S
+"""So long after a node answers at an address that the driver knows, an attempt of the driver's own that hung has ended, and the
+next one, which finds it, as well."""
 LOOK_INTERVAL_S = 0.05
 
 

@@ -67,7 +67,8 @@ def overloaded(cluster: RunningCluster, peak: float, normal_p99_s: float, second
         until_s = relieved_s - ANSWERS_AFTER_S
         seen = [probe for probe in probes.seen if probe.at_s < until_s]
         time.sleep(RELIEVED_WITHIN_S + 5)
-    rows = judged_overload(peak, factor, result, seen, samples.seen, warmup_s)
+    under = [sample for sample in samples.seen if sample.at_s < until_s]
+    rows = judged_overload(peak, factor, result, seen, under, warmup_s)
     after_s = normal_again_s(probes.seen, relieved_s, normal_p99_s)
     return [
         *rows,

@@ -25,10 +25,16 @@ POINTS = {
     "after-send": "when it has sent a group and has no answer from the store",
     "after-ack": "when the store has the group and no client was told",
 }
-OPERATIONS = ("put_usages", "put_keyed_usages", "put_messages", "delete_messages")
-"""Of whose groups: each promises another thing, and each way to the store is another."""
+OPERATIONS = {
+    "put_usages": "insert_usage",
+    "put_keyed_usages": "insert_keyed",
+    "put_messages": "insert_message",
+    "delete_messages": "delete_message",
+}
+"""Of whose groups: each promises another thing, and each way to the store is another. With the statement by which Cassandra
+gets it, as some look first, and name in the directory what they are about to write."""
 SENT_AFTER_S = 0.000_5
-"""A group is on its way to the store after so long; its fsync alone takes longer."""
+"""What was handed over is on its way to the store after so long; its fsync alone takes longer."""
 
 Item = TypeVar("Item")
 Done = TypeVar("Done")
@@ -40,6 +46,10 @@ class Pointed:
     def __init__(self, store: Store, armed: Path) -> None:
         self._store = store
         self._armed = armed
+        link = getattr(store, "_link", None)
+        self._by_statement = link is not None
+        if link is not None:
+            link.write = self._sending(link.write)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
@@ -66,12 +76,22 @@ class Pointed:
         point = self._point(operation)
         if point == "before-send":
             os.kill(os.getpid(), signal.SIGKILL)
-        if point == "after-send":
-            asyncio.get_running_loop().call_later(SENT_AFTER_S, os.kill, os.getpid(), signal.SIGKILL)
+        if point == "after-send" and not self._by_statement:
+            _end_soon()
         results = await write(group)
         if point == "after-ack":
             os.kill(os.getpid(), signal.SIGKILL)
         return results
+
+    def _sending(self, write: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        operations = {statement: operation for operation, statement in OPERATIONS.items()}
+
+        async def sending(statement: str, *words: Any, **more: Any) -> Any:
+            if statement in operations and self._point(operations[statement]) == "after-send":
+                _end_soon()
+            return await write(statement, *words, **more)
+
+        return sending
 
     def _point(self, operation: str) -> str:
         try:
@@ -79,6 +99,10 @@ class Pointed:
         except FileNotFoundError:
             return ""
         return point if armed == operation else ""
+
+
+def _end_soon() -> None:
+    asyncio.get_running_loop().call_later(SENT_AFTER_S, os.kill, os.getpid(), signal.SIGKILL)
 
 
 def arm(directory: Path, port: int, point: str, operation: str) -> Path:

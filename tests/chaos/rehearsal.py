@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from deploy.cluster import RunningCluster
 from loadtest.reconcile import reconcile
+from tests.chaos import counted, evidence
 from tests.chaos import topology as topologies
 from tests.chaos.events import Event
 from tests.chaos.faults import Context, Fault
@@ -89,11 +90,16 @@ class Rehearsal:
 
     def end(self) -> Verdict:
         """End the load, compare all that was acknowledged with the store, and judge the whole."""
+        self._load.end()
         self.stop()
+        troubles = [*self.witness.troubles, *evidence.of_witness(self.events, self.witness.samples)]
         topologies.make_whole(self.cluster)
         time.sleep(SETTLE_S)
         found = reconcile(self.directory / "load", topologies.store_url(self.cluster), list_max=LISTED_MAX)
-        return judge(self._topology, self.events, found, self._load.timeline(), self.witness.samples)
+        if not self._topology.control:
+            exported, wrong = counted.compared(self.cluster.base_url)
+            troubles += [*wrong, *evidence.of_listing(exported, found, 0)]
+        return judge(self._topology, self.events, found, self._load.timeline(), self.witness.samples, troubles)
 
     def stop(self) -> None:
         """End what still runs, whatever has happened."""

@@ -191,7 +191,9 @@ class Runner:
             outcome.troubles.append(f"counts were not compared with an export: {error}")
         else:
             outcome.troubles += [f"count: {text}" for text in wrong[: counted.SHOWN_MAX]]
-            outcome.troubles += evidence.of_listing(exported, outcome.found) if outcome.found else []
+            if outcome.found is not None:
+                late = evidence.may_come_to_light(outcome.found, outcome.samples, outcome.topology.nodes)
+                outcome.troubles += evidence.of_listing(exported, outcome.found, late)
             told = f"{len(wrong)} counts say otherwise" if wrong else "every count of every window agrees"
             self.say(f"{exported:,} usages exported; {told}")
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
-from tests.chaos.faults import clocks
+from tests.chaos.faults import Context, clocks, faked_clock
 from tests.chaos.rehearsal import Rehearsal, rehearsing, statuses
 from tests.support import ROOT
 
@@ -65,6 +68,25 @@ def test_threads_go_on_that_sleep_while_the_clock_is_set(tmp_path: Path):
         check=False,
     )
     assert done.stdout.splitlines() == ["True 0", "True 1", "True -1"], done.stderr
+
+
+@pytest.mark.parametrize("stopping", [False, True])
+def test_a_clock_is_set_right_whatever_the_instance_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopping: bool
+):
+    """Else all faults after it would have a wrong clock as well."""
+
+    def fail(*_words: object) -> None:
+        raise TimeoutError("timed out")
+
+    file = tmp_path / "1"
+    file.write_text("+1h\n")
+    monkeypatch.setattr(clocks, "clock_file", lambda _context: file)
+    monkeypatch.setattr(clocks, "across", fail)
+    context = cast(Context, SimpleNamespace(stopping=SimpleNamespace(is_set=lambda: stopping), seen={}))
+    with contextlib.nullcontext() if stopping else pytest.raises(TimeoutError):
+        clocks.set_right(context)
+    assert file.read_text().strip() == faked_clock.RIGHT
 
 
 def test_writes_out_of_order_are_told():

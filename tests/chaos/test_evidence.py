@@ -1,17 +1,21 @@
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from loadtest.journal import Kind
+from loadtest.reconcile.result import Tally
 from tests.chaos import evidence
 from tests.chaos.faults.web import ended_by_kernel, taken_out
-from tests.chaos.test_verdict import event, fault, reconciliation, sample
-from tests.chaos.witness import RATE_PER_S
+from tests.chaos.test_verdict import T, event, fault, reconciliation, sample
+from tests.chaos.witness import RATE_PER_S, Sample
 from tests.chaos.workload import KEPT_MESSAGES, Load, Workload, WorkloadError
 from tests.support import WebInstance, eventually
 
@@ -50,13 +54,26 @@ def test_a_fault_that_the_witness_did_not_watch_is_named():
 
 
 def test_what_is_stored_and_not_listed_is_told():
-    """And the other way round."""
+    """And the other way round, where nothing may have come to light in between."""
     found = reconciliation()
     rows = {Kind.USAGE: 7, Kind.KEYED: 3, Kind.MESSAGE: 99}
-    found = type(found)(**{**{name: getattr(found, name) for name in found.__dataclass_fields__}, "rows": rows})
-    assert evidence.of_listing(10, found) == []
-    assert evidence.of_listing(9, found) == ["9 usages are listed, 10 are stored"]
-    assert evidence.of_listing(11, found) == ["11 usages are listed, 10 are stored"]
+    found = dataclasses.replace(found, rows=rows)
+    assert evidence.of_listing(10, found, 0) == []
+    assert evidence.of_listing(9, found, 0) == ["9 usages are listed, 10 are stored"]
+    assert evidence.of_listing(11, found, 0) == ["11 usages are listed, 10 are stored"]
+    assert evidence.of_listing(11, found, 1) == []
+    assert evidence.of_listing(9, found, 1)
+    assert evidence.of_listing(12, found, 1)
+
+
+def test_of_several_replicas_what_is_unknown_may_come_to_light():
+    """As many as were found not to be stored, and usages of the witness that no journal has."""
+    tallies = {Kind.USAGE: Tally(unknown_not_stored=3), Kind.MESSAGE: Tally(unknown_not_stored=9)}
+    found = dataclasses.replace(reconciliation(), tallies=tallies)
+    message = Sample(T, "POST message", 504, 3.0, write=True)
+    samples = [sample(1), sample(2, 503), sample(3, 504), sample(4, 0), message]
+    assert evidence.may_come_to_light(found, samples, nodes=3) == 5
+    assert evidence.may_come_to_light(found, samples, nodes=1) == 0
 
 
 def load(instance: WebInstance) -> Load:
@@ -73,20 +90,36 @@ def test_a_load_that_ends_in_order_says_nothing(instance: WebInstance, tmp_path:
     assert (tmp_path / "load" / "timeline.json").exists()
 
 
-@pytest.mark.parametrize("missing", ["process", "timeline"])
-def test_a_load_that_was_not_there_to_the_end_is_no_evidence(instance: WebInstance, tmp_path: Path, missing: str):
-    """Killed before it was to end, or without a word of what it did: an error, and not a run without failures."""
+def test_a_load_that_was_killed_is_no_evidence(instance: WebInstance, tmp_path: Path):
+    """It ended before it was to: an error, and not a run without failures."""
     workload = Workload(load(instance), tmp_path / "load")
     try:
         workload.wait_for_traffic()
-        if missing == "process":
-            os.kill(workload.pid, signal.SIGKILL)
-            eventually(lambda: not workload.running)
-        else:
-            (tmp_path / "load" / "timeline.json").mkdir()  # nothing can be written there
+        os.kill(workload.pid, signal.SIGKILL)
+        eventually(lambda: not workload.running)
     finally:
-        with pytest.raises(WorkloadError):
+        with pytest.raises(WorkloadError, match="SIGKILL"):
             workload.end()
+
+
+@pytest.mark.parametrize(
+    ("ran", "well", "told"),
+    [(True, True, True), (True, True, False), (True, False, True), (False, True, True)],
+    ids=["all is well", "no timeline", "ended badly", "ended before"],
+)
+def test_a_load_ends_well_when_it_ran_ended_in_order_and_told_what_it_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ran: bool, well: bool, told: bool
+):
+    """Of these three none may be missing."""
+    log = tmp_path / "locust.log"
+    log.touch()
+    locust = SimpleNamespace(running=ran, ended_well=lambda: well, stop=lambda _: None, why=lambda: "why", log=log)
+    monkeypatch.setattr("tests.chaos.workload.Locust", lambda *_: locust)
+    workload = Workload(Load(host="http://x", rate_per_s=1.0, connections=1), tmp_path / "load")
+    if told:
+        (tmp_path / "load" / "timeline.json").write_text("{}")
+    with contextlib.nullcontext() if ran and well and told else pytest.raises(WorkloadError):
+        workload.end()
 
 
 def test_some_messages_of_the_load_are_kept():
@@ -96,9 +129,13 @@ def test_some_messages_of_the_load_are_kept():
 
 def test_an_instance_that_stands_still_has_to_be_taken_out():
     """Once the checks had time for it."""
-    assert taken_out({"stood_s": 20.0, "used": 1, "instances": 2}) == []
-    assert taken_out({"stood_s": 2.0, "used": 2, "instances": 2}) == []
-    assert taken_out({"stood_s": 20.0, "used": 2, "instances": 2})
+    assert taken_out({"stood_s": 20.0, "taken_for": "down"}) == []
+    assert taken_out({"stood_s": 20.0, "taken_for": "new"}) == []
+    assert taken_out({"stood_s": 2.0, "taken_for": "up"}) == []
+    assert taken_out({"stood_s": 20.0, "taken_for": "up"}) == [
+        "HAProxy took it for up when it had stood still for 20 s"
+    ]
+    assert taken_out({"stood_s": 20.0, "taken_for": "?"})
     assert taken_out({}) == []
 
 

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import sqlite3
 import sys
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from tests.chaos.points import OPERATIONS, POINTS, arm
+from service.store.cassandra_statements import STATEMENTS
+from tests.chaos.points import ARMED, OPERATIONS, POINTS, Pointed, arm
 from tests.support import USAGE, Connection, ConnectionEnded, ready_instance
 
 pytestmark = pytest.mark.tools
@@ -56,3 +61,36 @@ def test_an_armed_instance_ends_at_its_point_and_not_before(
         path = instance.store_path
     (rows,) = sqlite3.connect(path).execute(ROWS[operation]).fetchone()
     assert rows in {"before-send": {1}, "after-send": {1, 2}, "after-ack": {2}}[point]
+
+
+def test_with_cassandra_after_the_send_is_after_the_send_of_the_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Not while it is looked what is there already: until then nothing of the group has left."""
+    happened: list[str] = []
+    monkeypatch.setattr(os, "kill", lambda _pid, _signal: happened.append("kill"))
+
+    async def write(statement: str, *_words: object) -> None:
+        happened.append(statement)
+        await asyncio.sleep(0.05)
+
+    class Looks:
+        _link = SimpleNamespace(write=write)
+
+        async def put_keyed_usages(self, _group: object) -> list[None]:
+            await asyncio.sleep(0.05)
+            happened.append("looked")
+            await self._link.write("insert_directory")
+            await self._link.write("insert_keyed")
+            return []
+
+    async def put() -> None:
+        store = Pointed(cast(Any, Looks()), tmp_path / f"0{ARMED}")
+        arm(tmp_path, 0, "after-send", "put_keyed_usages")
+        await store.put_keyed_usages([])
+
+    asyncio.run(put())
+    assert happened == ["looked", "insert_directory", "insert_keyed", "kill"]
+
+
+def test_each_statement_that_a_point_waits_for_is_one_of_the_store_s():
+    """One that is renamed there would never come."""
+    assert set(OPERATIONS.values()) <= set(STATEMENTS)

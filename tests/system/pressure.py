@@ -34,6 +34,8 @@ KEPT_S = 10.0
 """A connection that has been idle for longer is not used again: HAProxy closes it after 20 s, perhaps just then."""
 
 SAMPLE_S = 1.0
+METRICS_WITHIN_S = 2.0
+"""Later is no answer: who scrapes has given up by then, and a sample would be too late for its second."""
 
 
 class Generator:
@@ -192,15 +194,15 @@ def _sample(cluster: RunningCluster, members: dict[str, list[int]]) -> Sample:
     found = Sample(time.monotonic())
     for name, pids in members.items():
         found.rss_bytes[name] = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids) * page
-    for process in cluster.processes("web"):
-        found.metrics[process.name] = 0
-        with contextlib.suppress(OSError, Closed):
-            url = f"http://{process.address}:{process.port}"
-            found.metrics[process.name] = call(url, "GET", "/metrics").status
     text = call(cluster.stats_url, "GET", "/metrics").body.decode()
     for line in text.splitlines():
         if line.startswith('haproxy_backend_http_responses_total{proxy="web",'):
             found.answers[line.split('code="')[1][:3]] = int(line.rpartition(" ")[2])
+    for process in cluster.processes("web"):
+        found.metrics[process.name] = 0
+        with contextlib.suppress(OSError, Closed):
+            url = f"http://{process.address}:{process.port}"
+            found.metrics[process.name] = call(url, "GET", "/metrics", timeout_s=METRICS_WITHIN_S).status
     return found
 
 

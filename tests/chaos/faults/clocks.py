@@ -99,11 +99,12 @@ def step(context: Context) -> None:
 
 def set_right(context: Context) -> None:
     """A step back, or forth, to the time that it is. The answers between two instances are looked at once more."""
-    if context.stopping.is_set():
+    try:
+        if not context.stopping.is_set():
+            across(context, RIGHT)
+            context.seen["wrong"] += out_of_order(context)
+    finally:
         set_clock(clock_file(context), RIGHT)
-        return
-    across(context, RIGHT)
-    context.seen["wrong"] += out_of_order(context)
 
 
 def across(context: Context, offset: str) -> None:
