@@ -13,6 +13,7 @@ import pytest
 
 from deploy.cluster import RunningCluster
 from tests.system.tables import assert_promises_kept, usages_by_key, wait_until_readable
+from tests.system.test_shedding import wait_for_nobody
 from tests.system.traffic import Call, Traffic, send_all
 from tests.system.wire import JSON_TYPE, assert_problem, call, post_message, post_usage
 
@@ -171,7 +172,7 @@ def test_the_parts_may_be_started_in_any_order(cluster: RunningCluster) -> None:
     cluster.stop("cassandra1")
 
     cluster.start("haproxy", wait=False)
-    wait_for_status(cluster.base_url, "/readyz", 503)
+    wait_for_nobody(cluster.base_url)
     assert_problem(post_usage(cluster.base_url, b"{}"), 503, "no_instance_available")
 
     for name in web:

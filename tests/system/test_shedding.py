@@ -10,11 +10,11 @@ import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from deploy.cluster import RunningCluster
-from tests.system.wire import Closed, Wire, assert_problem, call, request_bytes
+from tests.system.wire import Answer, Closed, Wire, assert_problem, call, request_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
 USAGE = b'{"patientId": "100"}'
@@ -57,13 +57,23 @@ def haproxy_before(server: str, directory: Path, **environment: str) -> Iterator
 
 
 def wait_for(url: str, status: int) -> None:
-    """Until HAProxy listens and knows what is behind it."""
+    """Until HAProxy listens and answers for what is behind it."""
+    wait_until(url, lambda answer: answer.status == status, f"/readyz was not {status} in time")
+
+
+def wait_for_nobody(url: str) -> None:
+    """Until HAProxy knows that nobody is behind it: one that has just started takes a server for up until its first checks."""
+    wait_until(url, lambda answer: b"no_instance_available" in answer.body, "HAProxy did not find out in time")
+
+
+def wait_until(url: str, right: Callable[[Answer], bool], otherwise: str) -> None:
+    """Until /readyz is answered so."""
     deadline_s = time.monotonic() + 10
     while True:
         with contextlib.suppress(ConnectionError, Closed):
-            if call(url, "GET", "/readyz").status == status:
+            if right(call(url, "GET", "/readyz")):
                 return
-        assert time.monotonic() < deadline_s, f"/readyz was not {status} in time"
+        assert time.monotonic() < deadline_s, otherwise
         time.sleep(0.05)
 
 
@@ -120,7 +130,7 @@ def test_the_limits_of_a_body_are_one_setting_for_haproxy_and_the_instances(
 def test_retry_after_is_spread_so_that_the_refused_do_not_return_as_one(tmp_path: Path) -> None:
     """HAProxy without any instance: each 503 says when to come back, and not all name the same second."""
     with haproxy_before(f"127.0.0.1:{free_port()}", tmp_path) as url:
-        wait_for(url, 503)
+        wait_for_nobody(url)
         answers = [call(url, "POST", "/api/usages", USAGE) for _ in range(40)]
     for answer in answers:
         assert_problem(answer, 503, "no_instance_available")

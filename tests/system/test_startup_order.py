@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from deploy.cluster import RunningCluster
-from tests.system.test_shedding import ROOT, free_port, haproxy_before, wait_for
+from tests.system.test_shedding import ROOT, free_port, haproxy_before, wait_for_nobody
 from tests.system.wire import Closed, assert_problem, call, post_usage
 
 READY_WITHIN_S = 30.0
@@ -179,7 +179,7 @@ def test_the_order_upside_down(whole_cluster: RunningCluster, tmp_path: Path) ->
     with contextlib.ExitStack() as parts:
         port = free_port()
         with haproxy_before(f"127.0.0.1:{port}", tmp_path) as alone:
-            wait_for(alone, 503)
+            wait_for_nobody(alone)
             assert_problem(post_usage(alone, b"{}"), 503, "no_instance_available")
         web = parts.enter_context(web_instance(store, tmp_path))
         url = parts.enter_context(haproxy_before(web.url.removeprefix("http://"), tmp_path))

@@ -214,10 +214,23 @@ FAULTS = (
         8.0,
         check=replayed_well,
     ),
-    _fault("idle", "thousands of clients that stay and say nothing", idle, 15.0, needs=Needs(missing=too_few)),
-    _fault("slow", "half heads, half bodies, half chunks, readers that do not read, closed halves", slow, HELD_S + 2),
+    _fault(
+        "idle",
+        "thousands of clients that stay and say nothing",
+        idle,
+        15.0,
+        needs=Needs(missing=too_few),
+        in_quick=False,
+    ),
+    _fault(
+        "slow",
+        "half heads, half bodies, half chunks, readers that do not read, closed halves",
+        slow,
+        HELD_S + 2,
+        in_quick=False,
+    ),
     _fault("leave", "clients that reset before they are answered", leave, HELD_S + 1),
-    _fault("big", "bodies of ten gigabytes declared", big, 3.0, check=nothing_wrong),
+    _fault("big", "bodies of ten gigabytes declared", big, 3.0, check=nothing_wrong, in_quick=False),
     _fault(
         "smuggling", "the request-smuggling corpus, a canary behind each attack", smuggle, 25.0, check=nothing_wrong
     ),
