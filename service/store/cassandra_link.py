@@ -141,14 +141,11 @@ class CassandraLink:
     async def _connect(self) -> CassandraSession:
         session = await CassandraSession.connect(self._settings)
         try:
-            await self._prepare(session)
+            await session.prepare(self._settings.store.keyspace, self._statements)
         except BaseException:
             await session.close()
             raise
         return session
-
-    async def _prepare(self, session: CassandraSession) -> None:
-        await session.prepare(self._settings.store.keyspace, self._statements)
 
     async def _watch(self) -> None:
         """Connect anew when every connection has been gone for long: the driver knows only the addresses of before."""
@@ -181,7 +178,7 @@ class CassandraLink:
             known = spare.addresses() <= old.addresses()
             if await _comes_back(old, COMES_BACK_WITHIN_S if known else 0.0):
                 return
-            await self._prepare(spare)
+            await spare.prepare(self._settings.store.keyspace, self._statements)
             if old.alive:
                 return
             self._session, spare = spare, old

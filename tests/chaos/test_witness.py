@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.witness import Right, Sample, Witness, between, is_digest, is_message, is_usage
+from tests.chaos.witness import Right, Sample, Witness, between, is_digest, is_stored
 from tests.support import ready_instance
 
 pytestmark = pytest.mark.tools
@@ -105,8 +105,8 @@ def test_what_a_service_may_never_answer_is_noticed():
 @pytest.mark.parametrize(
     ("right", "status", "body"),
     [
-        (is_usage(b'{"a": 1}'), 200, b'{"usage": {"a": 1}}'),
-        (is_message("x"), 200, b'{"message": "x"}'),
+        (is_stored("usage", {"a": 1}), 200, b'{"usage": {"a": 1}}'),
+        (is_stored("message", "x"), 200, b'{"message": "x"}'),
         (is_digest("x"), 201, b'{"digest": "%b"}' % sha256(b"x").hexdigest().encode()),
     ],
 )

@@ -77,7 +77,7 @@ class Witness:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._witness, name="witness", daemon=True)
         self._idle: deque[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = deque()
-        self._usages: deque[tuple[str, bytes]] = deque(maxlen=KEPT_MAX)
+        self._usages: deque[tuple[str, object]] = deque(maxlen=KEPT_MAX)
         self._messages: deque[tuple[str, str]] = deque(maxlen=KEPT_MAX)
         self._number = 0
 
@@ -133,10 +133,10 @@ class Witness:
         usage, text = b'{"witness": %d}' % number, uuid.uuid4().hex
         if kind == 3 and self._usages:
             path, stored = self._usages[number * 7919 % len(self._usages)]
-            await self._exchange("GET", path, "GET usage", is_usage(stored))
+            await self._exchange("GET", path, "GET usage", is_stored("usage", stored))
         elif kind == 5 and self._messages:
             path, kept = self._messages[number * 7919 % len(self._messages)]
-            await self._exchange("GET", path, "GET message", is_message(kept))
+            await self._exchange("GET", path, "GET message", is_stored("message", kept))
         elif kind == 4:
             path = f"/messages/{sha256(text.encode()).hexdigest()}"
             body = json.dumps({"message": text}).encode()
@@ -148,7 +148,7 @@ class Witness:
             )
             reply = await self._exchange("POST", "/api/usages", name, is_created, usage, headers)
             if reply is not None:
-                self._usages.append((reply.headers["location"], usage))
+                self._usages.append((reply.headers["location"], json.loads(usage)))
 
     async def _exchange(
         self, method: str, path: str, name: str, right: Right, body: bytes = b"", headers: str = ""
@@ -240,14 +240,14 @@ def is_created(status: int, headers: http.client.HTTPMessage, body: bytes) -> st
     return "" if status == 201 and "location" in headers else f"{status} {body[:120]!r}"
 
 
-def is_usage(stored: bytes) -> Right:
-    """The usage that had been acknowledged."""
+def is_stored(member: str, stored: object) -> Right:
+    """What had been acknowledged, as this member of the answer."""
 
     def right(status: int, _headers: http.client.HTTPMessage, body: bytes) -> str:
         if status != 200:
-            return f"{status} for a usage that was acknowledged"
-        same = _field(body, "usage") == json.loads(stored)
-        return "" if same else f"another usage than was acknowledged: {body[:120]!r}"
+            return f"{status} for a {member} that was acknowledged"
+        same = _field(body, member) == stored
+        return "" if same else f"another {member} than was acknowledged: {body[:120]!r}"
 
     return right
 
@@ -258,18 +258,6 @@ def is_digest(text: str) -> Right:
     return lambda status, _, body: (
         "" if status == 201 and _field(body, "digest") == digest else f"{status} {body[:120]!r}"
     )
-
-
-def is_message(text: str) -> Right:
-    """The message that had been acknowledged."""
-
-    def right(status: int, _headers: http.client.HTTPMessage, body: bytes) -> str:
-        if status != 200:
-            return f"{status} for a message that was acknowledged"
-        same = _field(body, "message") == text
-        return "" if same else f"another message than was acknowledged: {body[:120]!r}"
-
-    return right
 
 
 def _field(body: bytes, name: str) -> object:
