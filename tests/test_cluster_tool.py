@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.cluster import ClusterError, Options, cassandra, child, client, jars, plan, probes, state, supervisor
+from deploy.cluster import ClusterError, Options, cassandra, client, jars, plan, probes, state, supervisor
 from deploy.cluster.__main__ import options_of, parser
 from deploy.cluster.child import Child, Ending
 from deploy.cluster.launch import both_found
@@ -530,26 +530,3 @@ def test_who_wants_none_of_the_data_waits_for_no_drain(
 
     assert asyncio.run(ended())
     assert (tmp_path / "drained").exists() is not discard
-
-
-@pytest.mark.parametrize(("nice", "allowed"), [(0, True), (7, True), (7, False)])
-def test_a_process_has_its_priority_and_starts_without_it_where_it_may_not_have_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nice: int, allowed: bool
-) -> None:
-    """And so has all that it starts: HAProxy's worker is the master's child."""
-
-    def refuse(*_words: int) -> None:
-        raise PermissionError("not permitted")
-
-    if not allowed:
-        monkeypatch.setattr(os, "setpriority", refuse)
-    here = os.getpriority(os.PRIO_PROCESS, 0)
-    log = tmp_path / "log"
-    nested = "import os, subprocess, sys; subprocess.run([sys.executable, '-c', 'import os; print(os.nice(0))'])"
-
-    async def ended() -> int:
-        process = await child.spawn([sys.executable, "-c", nested], os.environ, tmp_path, log, nice=nice)
-        return await process.wait()
-
-    assert asyncio.run(ended()) == 0
-    assert int(log.read_text()) == (nice if nice and allowed else here)

@@ -33,24 +33,12 @@ def dies_with_parent(death_signal: signal.Signals) -> Callable[[], None]:
     return prepare
 
 
-def with_priority(nice: int, prepare: Callable[[], None]) -> Callable[[], None]:
-    """``prepare``, and the nice value for the child and all that it starts; where it may not be had, it goes without."""
-
-    def prepare_with_priority() -> None:
-        prepare()
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, 0, nice)
-
-    return prepare_with_priority if nice else prepare
-
-
 async def spawn(
     command: Sequence[str],
     environment: Mapping[str, str],
     cwd: Path,
     log: Path,
     death_signal: signal.Signals = signal.SIGKILL,
-    nice: int = 0,
 ) -> asyncio.subprocess.Process:
     """Start a command that appends to its log, in a session of its own so that a terminal's Ctrl-C is not its affair."""
     with log.open("ab") as output:
@@ -62,7 +50,7 @@ async def spawn(
             stdout=output,
             stderr=output,
             start_new_session=True,
-            preexec_fn=with_priority(nice, dies_with_parent(death_signal)),
+            preexec_fn=dies_with_parent(death_signal),
         )
 
 
@@ -110,14 +98,13 @@ class Child:
         log: Path,
         ending: Ending,
         death_signal: signal.Signals = signal.SIGKILL,
-        nice: int = 0,
     ) -> None:
         self.member = member
         self.name = member.name
         self.log = log
         self.wanted = False
         """Whether it should be running: an end while it should is a death, otherwise it is as asked."""
-        self._start = (tuple(command), dict(environment), cwd, log, death_signal, nice)
+        self._start = (tuple(command), dict(environment), cwd, log, death_signal)
         self._ending = ending
         self._process: asyncio.subprocess.Process | None = None
 
@@ -146,7 +133,8 @@ class Child:
     async def start(self) -> None:
         """Start it; it counts as wanted from now on."""
         self.wanted = True
-        self._process = await spawn(*self._start)
+        command, environment, cwd, log, death_signal = self._start
+        self._process = await spawn(command, environment, cwd, log, death_signal)
 
     async def wait(self) -> int:
         """Wait for its end, then sweep what it may have left in its session; the exit status as Popen tells it."""

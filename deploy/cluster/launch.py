@@ -16,8 +16,6 @@ from deploy.cluster.jars import JAVA_MAJOR, find_java
 # SIGUSR1 is HAProxy's soft stop: it takes no new connections and ends with the last one.
 HAPROXY_ENDING = Ending(((signal.SIGUSR1, 3.0), (signal.SIGTERM, 3.0)))
 # Its own drain is drain_delay_s + drain_timeout_s, 23.5 s unless set.
-HAPROXY_NICE = -10
-"""It is what says no, within milliseconds, and should not wait for a core behind those who have more than they can do. Takes privileges."""
 WEB_ENDING = Ending(((signal.SIGTERM, 40.0),))
 CASSANDRA_ENDING = Ending(((signal.SIGTERM, 30.0),))
 
@@ -91,7 +89,7 @@ class Launcher:
         config = self.root / "haproxy" / "haproxy.cfg"
         command = [self.haproxy, "-W", "-db", "-f", str(config), "-f", str(self.web_list)]
         log = self.log(member.name)
-        return Child(member, command, environment, self.root, log, HAPROXY_ENDING, signal.SIGTERM, HAPROXY_NICE)
+        return Child(member, command, environment, self.root, log, HAPROXY_ENDING, signal.SIGTERM)
 
     def write_web_list(self, members: Iterable[plan.Member]) -> None:
         """Replace HAProxy's list of web instances; HAProxy reads it at start and at each reload."""

@@ -82,16 +82,6 @@ def test_a_cluster_outlives_its_processes_and_nothing_outlives_a_cluster(tmp_pat
     assert not (tmp_path / "state.json").exists()
 
 
-def test_haproxy_does_not_wait_for_a_core_behind_those_whose_overload_it_refuses(cluster: RunningCluster):
-    """Master and worker have more than their turn, where the tool may give it; all others have the turn that they had."""
-    before = os.getpriority(os.PRIO_PROCESS, cluster.state["pid"])
-    master = psutil.Process(cluster.process("haproxy").pid)
-    priorities = {os.getpriority(os.PRIO_PROCESS, each.pid) for each in (master, *master.children())}
-    assert priorities == ({-10} if os.geteuid() == 0 else {before})
-    for process in (*cluster.processes("web"), *cluster.processes("cassandra")):
-        assert os.getpriority(os.PRIO_PROCESS, process.pid) == before
-
-
 def test_a_process_that_dies_is_reported_and_stays_dead_while_the_others_go_on(whole_cluster: RunningCluster):
     """Without RESTART the state says that it does not run, and the service answers through the rest."""
     before = whole_cluster.process("web2")
