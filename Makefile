@@ -37,7 +37,7 @@ help:
 	@echo 'make chaos              faults from a seeded schedule under load, then the proof that nothing was lost; 80 minutes'
 	@echo '                        (SEED=1 MINUTES=60 CASSANDRA_NODES=3 ONLY=web-kill,disk; ARGS=--list, ARGS=--help)'
 	@echo 'make chaos-quick        the short ones of them, in under five minutes; part of make test'
-	@echo 'make overload           three times the peak for two minutes, then a minute without Cassandra; seven minutes (ARGS=--help)'
+	@echo 'make overload           three times the peak for two minutes, then a minute without Cassandra; eight minutes (ARGS=--help)'
 	@echo 'make bench              every claim about speed, measured beside what it is compared with; half an hour'
 	@echo '                        (bench/results.json and bench/report.html; ARGS="--only express,curve", ARGS=--help)'
 	@echo 'make bench-quick        the first three of them, in under three minutes'

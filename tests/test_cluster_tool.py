@@ -20,7 +20,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.cluster import ClusterError, Options, cassandra, client, jars, plan, probes, state, supervisor
+from deploy.cluster import (
+    ClusterError,
+    Options,
+    cassandra,
+    child,
+    client,
+    jars,
+    launch,
+    plan,
+    probes,
+    state,
+    supervisor,
+)
 from deploy.cluster.__main__ import options_of, parser
 from deploy.cluster.child import Child, Ending
 from deploy.cluster.launch import both_found
@@ -530,3 +542,82 @@ def test_who_wants_none_of_the_data_waits_for_no_drain(
 
     assert asyncio.run(ended())
     assert (tmp_path / "drained").exists() is not discard
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/autogroup").exists(), reason="the kernel does not share the cores among sessions"
+)
+@pytest.mark.parametrize("nice", [0, 7])
+def test_who_gives_way_does_so_a_while_after_its_start_and_so_does_all_that_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nice: int
+) -> None:
+    """By the weight of its session among others; until then it has as much as everybody, and again after a restart."""
+    monkeypatch.setattr(child, "GIVES_WAY_AFTER_S", 1.0)
+    member = plan.Member("cassandra", "cassandra1", plan.LOOPBACK, 0)
+    told = tmp_path / "told"
+    nested = f"cat /proc/self/autogroup >> {told}; sleep 2; cat /proc/self/autogroup >> {told}"
+    each = Child(member, ["sh", "-c", nested], os.environ, tmp_path, tmp_path / "log", Ending(()), nice=nice)
+
+    async def ended() -> None:
+        for _ in range(2):
+            await each.start()
+            await each.wait()
+
+    asyncio.run(ended())
+    assert [line.partition(" ")[2] for line in told.read_text().splitlines()] == ["nice 0", f"nice {nice}"] * 2
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/autogroup").exists(), reason="the kernel does not share the cores among sessions"
+)
+def test_who_has_ended_does_not_give_way_in_the_name_of_another(tmp_path: Path) -> None:
+    """Its number may be another's by then."""
+
+    async def ended() -> str:
+        live = await child.spawn(["sleep", "60"], os.environ, tmp_path, tmp_path / "log")
+        dead = await child.spawn(["true"], os.environ, tmp_path, tmp_path / "log")
+        await dead.wait()
+        dead.pid = live.pid
+        child.give_way(dead, 7)
+        try:
+            return weight_of(live.pid)
+        finally:
+            live.kill()
+            await live.wait()
+
+    def weight_of(pid: int) -> str:
+        return Path(f"/proc/{pid}/autogroup").read_text().strip().partition(" ")[2]
+
+    assert asyncio.run(ended()) == "nice 0"
+
+
+def test_who_may_not_give_way_at_this_moment_does_so_at_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel takes it ten times a second from all who are not root together."""
+    written: list[str] = []
+    taken = asyncio.Event()
+
+    def write(_path: Path, text: str) -> None:
+        written.append(text)
+        if len(written) < 3:
+            raise BlockingIOError
+        taken.set()
+
+    async def ended() -> None:
+        live = await child.spawn(["sleep", "60"], os.environ, tmp_path, tmp_path / "log")
+        child.give_way(live, 7)
+        await taken.wait()
+        live.kill()
+        await live.wait()
+
+    monkeypatch.setattr(child, "_write", write)
+    monkeypatch.setattr(child, "ASKED_AGAIN_S", 0.01)
+    asyncio.run(asyncio.wait_for(ended(), 10))
+    assert written == ["7"] * 3
+
+
+@pytest.mark.parametrize("nodes", [1, 3])
+def test_a_node_gives_way_where_it_is_the_only_one(nodes: int) -> None:
+    """Of several, for which it was not measured, none does."""
+    assert launch.cassandra_nice(nodes) == (10 if nodes == 1 else 0)

@@ -411,6 +411,15 @@ def test_an_open_loop_counts_its_arrivals_whatever_the_answers():
     assert outcome.answered == len(server.requests)
 
 
+def test_with_a_tick_it_looks_so_often_only_and_counts_the_same():
+    """An answer is noted at the next tick at the earliest; each arrival is sent once, or counted as not sent."""
+    with Server(created) as server:
+        outcome = run(Load(server.port, 64, 0.4, rps=200, tick_us=100_000))
+    assert outcome.sent + outcome.unsent >= 80
+    assert outcome.answered == outcome.sent == len(server.requests)
+    assert outcome.latency_us.p50 >= 95_000  # the histogram's buckets are 1.6 % wide
+
+
 def test_every_connection_is_used():
     """Hundreds of connections are open and each carries requests."""
     with Server(created) as server:
@@ -519,6 +528,7 @@ def test_the_generator_ends_with_whoever_started_it(tmp_path: Path):
         (["--connections", "1.5"], "whole number"),
         (["--seconds", "0"], "--seconds"),
         (["--seconds", "nan"], "--seconds"),
+        (["--tick", "0"], "--tick is a whole number from 1"),
         (["--mode", "put"], "--mode is post, keyed, messages, get, batch, batch_lines or batch_keyed, not put"),
         (["--prot", "80"], "there is no option --prot"),
         (["--port", "80", "more"], "more is no option"),
@@ -542,7 +552,7 @@ def test_help_lists_every_option():
     """What one can type, without opening a file."""
     result = program("--help")
     assert result.returncode == 0
-    names = "host port connections seconds warmup mode items path body ids rps progress interval parent"
+    names = "host port connections seconds warmup mode items path body ids rps tick progress interval parent"
     assert all(f"--{name}" in result.stdout for name in names.split())
 
 

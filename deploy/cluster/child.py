@@ -18,6 +18,9 @@ from deploy.cluster.state import ProcessState
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 LOG_TAIL_BYTES = 4_000
+GIVES_WAY_AFTER_S = 60.0
+"""From its start on: who starts needs the cores, and would not be up in that time among clients who take all of them."""
+ASKED_AGAIN_S = 0.25
 
 
 def dies_with_parent(death_signal: signal.Signals) -> Callable[[], None]:
@@ -52,6 +55,26 @@ async def spawn(
             start_new_session=True,
             preexec_fn=dies_with_parent(death_signal),
         )
+
+
+def give_way(process: asyncio.subprocess.Process, nice: int) -> None:
+    """From now on the process, and all in its session, have less of the cores where they are short. As good as it can be had.
+
+    Where the kernel shares the cores among sessions first (autogroup, sched(7)), the nice value of a process counts within
+    its session alone, and the session's own is what counts among them; everybody may raise it. In a cgroup that has a share
+    of the CPU of its own, as a container has, it changes nothing.
+    """
+    if process.returncode is None:
+        try:
+            _write(Path(f"/proc/{process.pid}/autogroup"), str(nice))
+        except BlockingIOError:  # who is not root may do so ten times a second, counted over the whole machine
+            asyncio.get_running_loop().call_later(ASKED_AGAIN_S, give_way, process, nice)
+        except OSError:  # another kernel, or it has ended
+            return
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text)
 
 
 async def ended_in_time(process: asyncio.subprocess.Process, timeout_s: float) -> bool:
@@ -98,6 +121,7 @@ class Child:
         log: Path,
         ending: Ending,
         death_signal: signal.Signals = signal.SIGKILL,
+        nice: int = 0,
     ) -> None:
         self.member = member
         self.name = member.name
@@ -106,6 +130,7 @@ class Child:
         """Whether it should be running: an end while it should is a death, otherwise it is as asked."""
         self._start = (tuple(command), dict(environment), cwd, log, death_signal)
         self._ending = ending
+        self._nice = nice
         self._process: asyncio.subprocess.Process | None = None
 
     def __repr__(self) -> str:
@@ -135,6 +160,8 @@ class Child:
         self.wanted = True
         command, environment, cwd, log, death_signal = self._start
         self._process = await spawn(command, environment, cwd, log, death_signal)
+        if self._nice:
+            asyncio.get_running_loop().call_later(GIVES_WAY_AFTER_S, give_way, self._process, self._nice)
 
     async def wait(self) -> int:
         """Wait for its end, then sweep what it may have left in its session; the exit status as Popen tells it."""

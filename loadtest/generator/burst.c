@@ -57,6 +57,8 @@ static const char HELP[] =
     "  --ids FILE          acknowledged integer ids of posts, as little-endian int64; overwritten\n"
     "  --rps R             R arrivals a second, whatever the answers; latency counts from the intended time\n"
     "                      (without it: each connection sends as soon as it is answered)\n"
+    "  --tick US           pause for so many microseconds after each look at arrivals and sockets: a request leaves, and\n"
+    "                      its answer is noted, up to that much later, for less of the CPU where arrivals are many\n"
     "  --progress          a line each interval of the window\n"
     "  --interval MS       length of an interval (1000)\n"
     "  --parent PID        end with this parent, however it ends\n";
@@ -93,7 +95,7 @@ static struct {
     enum mode mode;
     bool progress;
     uint32_t connections, items;
-    uint64_t port, interval_ns, rps, parent;
+    uint64_t port, interval_ns, rps, tick_ns, parent;
     double seconds, warmup;
 } options = {.host = "127.0.0.1", .items = 500, .interval_ns = 1000000000};
 
@@ -549,19 +551,23 @@ static void run(void) {
     static struct epoll_event events[EVENTS_AT_ONCE];
     opened_most_ns = now_ns();
     untried = options.connections;
-    for (;;) {
+    for (int count = 0;;) {
         uint64_t now = now_ns();
         keep_time(now);
         if (phase == DRAIN && (!in_flight || now >= deadline_ns)) break;
         uint64_t wait_ns = next_time(now);
         int wait_ms = (int)((wait_ns + MILLISECOND - 1) / MILLISECOND);
-        if (options.rps) { /* epoll_wait counts in whole milliseconds, too coarse for arrivals */
+        if (options.tick_ns) {
+            struct timespec tick = {(time_t)(options.tick_ns / SECOND), (long)(options.tick_ns % SECOND)};
+            if (count < EVENTS_AT_ONCE) nanosleep(&tick, NULL); /* otherwise there is more to look at */
+            wait_ms = 0;
+        } else if (options.rps) { /* epoll_wait counts in whole milliseconds, too coarse for arrivals */
             struct pollfd ready = {.fd = epoll_fd, .events = POLLIN};
             struct timespec wait = {(time_t)(wait_ns / SECOND), (long)(wait_ns % SECOND)};
             if (wait_ns) ppoll(&ready, 1, &wait, NULL);
             wait_ms = 0;
         }
-        int count = epoll_wait(epoll_fd, events, EVENTS_AT_ONCE, wait_ms);
+        count = epoll_wait(epoll_fd, events, EVENTS_AT_ONCE, wait_ms);
         for (int i = 0; i < count; i++) {
             if (events[i].data.ptr) handle(events[i].data.ptr, events[i].events);
             else take_signal();
@@ -736,7 +742,7 @@ static void read_options(int count, char **arguments) {
         {"host", 1, NULL, 'h'},    {"port", 1, NULL, 'p'},     {"connections", 1, NULL, 'c'}, {"seconds", 1, NULL, 's'},
         {"warmup", 1, NULL, 'w'},  {"mode", 1, NULL, 'm'},     {"path", 1, NULL, 'a'},        {"body", 1, NULL, 'b'},
         {"ids", 1, NULL, 'i'},     {"interval", 1, NULL, 'v'}, {"progress", 0, NULL, 'g'},    {"rps", 1, NULL, 'r'},
-        {"parent", 1, NULL, 'P'},  {"items", 1, NULL, 'n'}, {"help", 0, NULL, 'H'}, {NULL, 0, NULL, 0}};
+        {"tick", 1, NULL, 't'},    {"parent", 1, NULL, 'P'},  {"items", 1, NULL, 'n'}, {"help", 0, NULL, 'H'}, {NULL, 0, NULL, 0}};
     opterr = 0;
     for (int option; (option = getopt_long(count, arguments, ":", known, NULL)) != -1;) {
         switch (option) {
@@ -752,6 +758,7 @@ static void read_options(int count, char **arguments) {
             case 'v': options.interval_ns = (uint64_t)number("interval", optarg, 1, 1e6, true) * MILLISECOND; break;
             case 'g': options.progress = true; break;
             case 'r': options.rps = (uint64_t)number("rps", optarg, 1, 1e7, true); break;
+            case 't': options.tick_ns = (uint64_t)number("tick", optarg, 1, 1e6, true) * 1000; break;
             case 'n': options.items = (uint32_t)number("items", optarg, 1, ITEMS_MAX, true); break;
             case 'P': options.parent = (uint64_t)number("parent", optarg, 1, INT32_MAX, true); break;
             case ':': fail(2, "%s needs a value; --help lists the options", arguments[optind - 1]);

@@ -48,8 +48,12 @@ GROUP_SIZE_MAX = "64"
 """With a sync every 20 ms that is some 6,000 usages a second from two web instances: a fifth of what the cores could do."""
 
 STORM_CONNECTIONS = 2_000
-BACK_S = 20.0
-"""So long after the outage the storm goes on."""
+BEFORE_S = 8.0
+BACK_S = 60.0
+"""So long after the outage the storm goes on: until the node has given way to the others again (``make cluster``), and beyond."""
+
+BOOT_S = 60.0
+"""The node's start may take so long among clients who take the cores: half a minute here."""
 
 ANSWERS_AFTER_S = 1.0
 """The generator ends so long, about, after its window: what is probed then is no longer under overload."""
@@ -82,10 +86,10 @@ def stormed(cluster: RunningCluster, peak: float, outage_s: float) -> list[Row]:
         Samples(cluster) as samples,
         Probes(cluster.base_url) as probes,
         Generator(
-            cluster.base_url, connections=STORM_CONNECTIONS, seconds=outage_s + BACK_S + 45, warmup_s=1
+            cluster.base_url, connections=STORM_CONNECTIONS, seconds=BEFORE_S + outage_s + BOOT_S + BACK_S, warmup_s=1
         ) as generator,
     ):
-        time.sleep(8)
+        time.sleep(BEFORE_S)
         cluster.kill("cassandra1")
         down_s = time.monotonic()
         time.sleep(outage_s)

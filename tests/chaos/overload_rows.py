@@ -152,6 +152,9 @@ def judged_storm(
     # From the second in which it was back: the start of a node takes a while of its own.
     after = [rate for at_s, rate in rates(samples, "2xx") if storm.back_s + RELIEVED_WITHIN_S < at_s <= storm.up_s]
     good = sum(after) / max(1, len(after))
+    still = seconds_of(
+        [probe for probe in seen if storm.back_s + RELIEVED_WITHIN_S < probe.at_s <= storm.up_s], "write", 503
+    )
     growth = growth_bytes(samples) / MB
     others = {status for status in result["by_status"] if status not in ("201", "503", "504")}
     shed = [rate for at_s, rate in rates(samples, "5xx") if storm.down_s + 4 < at_s < storm.down_s + storm.outage_s]
@@ -178,6 +181,12 @@ def judged_storm(
             f"{good:,.0f}/s = {good / peak:.0%} of the peak",
             ">= 90 %",
             good >= GOODPUT_SHARE_MIN * peak,
+        ),
+        Row(
+            "refused then: p99",
+            f"{len(still)}, {_ms(still, 0.99)}",
+            f"< {REFUSED_P99_MAX_S * 1e3:.0f} ms",
+            percentile(still, 0.99) < REFUSED_P99_MAX_S,
         ),
         Row("memory, at most", f"+{growth:.0f} MB", f"< {GROWTH_MB_MAX:.0f} MB", growth < GROWTH_MB_MAX),
     ]

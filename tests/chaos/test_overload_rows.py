@@ -77,10 +77,13 @@ def test_it_is_as_before_once_nine_tenths_of_a_second_s_writes_are_quick():
     assert normal_again_s([*slow], 0.0, 0.01) == float("inf")
 
 
-def storm(*, status: int = 503, back_after_s: float = 2.0, rate: float = 950.0) -> dict[str, bool]:
+def storm(
+    *, status: int = 503, back_after_s: float = 2.0, rate: float = 950.0, still_s: float = 0.04
+) -> dict[str, bool]:
     """An outage from second 10 to 70 under naive clients: which rows are kept."""
     writes = [Probe("write", 10 + n / 10, Outcome(status, b"", 0.1, "5")) for n in range(600)]
     writes += [Probe("write", 70 + back_after_s, Outcome(201, b"", 0.1))]
+    writes += [Probe("write", 76.0, Outcome(503, b"", still_s, "5")), Probe("write", 74.0, Outcome(503, b"", 0.1, "5"))]
     samples = [Sample(float(second), {"web1": MB}, {"2xx": round(rate * second)}) for second in range(100)]
     rows = judged_storm(PEAK, {"by_status": {"201": 1, "503": 1}}, writes, samples, Storm(2000, 60.0, 10.0, 70.0, 90.0))
     return {row.what: row.kept for row in rows}
@@ -92,3 +95,4 @@ def test_a_storm_is_judged_by_what_is_refused_and_by_how_soon_it_is_over():
     assert not storm(status=504)["writes that are refused"]
     assert not storm(back_after_s=6.0)["first 201"]
     assert not storm(rate=800.0)["acknowledged, 5 s and later"]
+    assert not storm(still_s=0.06)["refused then: p99"]

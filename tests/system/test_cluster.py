@@ -17,6 +17,8 @@ import pytest
 from deploy.cluster import ClusterError, Options, RunningCluster, start_cluster
 
 WITHIN_S = 20
+GIVES_WAY_WITHIN_S = 75
+"""A minute after the start of a node, and a little."""
 
 
 def eventually(what: Callable[[], bool], within_s: float = WITHIN_S) -> bool:
@@ -80,6 +82,21 @@ def test_a_cluster_outlives_its_processes_and_nothing_outlives_a_cluster(tmp_pat
     assert cluster.close() == 0
     assert not any(process.is_running() for process in there)
     assert not (tmp_path / "state.json").exists()
+
+
+@pytest.mark.one_node
+@pytest.mark.skipif(
+    not Path("/proc/self/autogroup").exists(), reason="the kernel does not share the cores among sessions"
+)
+def test_cassandra_leaves_the_cores_to_haproxy_and_web_instances_where_they_are_short(cluster: RunningCluster):
+    """A minute after its start: until then it needs them. A tenth of the weight of each other session."""
+
+    def less(role: str) -> set[str]:
+        groups = [Path(f"/proc/{process.pid}/autogroup").read_text() for process in cluster.processes(role)]
+        return {group.strip().partition(" ")[2] for group in groups}
+
+    assert eventually(lambda: less("cassandra") == {"nice 10"}, GIVES_WAY_WITHIN_S)
+    assert less("haproxy") == less("web") == {"nice 0"}
 
 
 def test_a_process_that_dies_is_reported_and_stays_dead_while_the_others_go_on(whole_cluster: RunningCluster):
