@@ -27,7 +27,6 @@ from deploy.cluster import (
     child,
     client,
     jars,
-    launch,
     plan,
     probes,
     state,
@@ -546,26 +545,31 @@ def test_who_wants_none_of_the_data_waits_for_no_drain(
     assert (tmp_path / "drained").exists() is not discard
 
 
+def weight_of(pid: int) -> str:
+    """Of a process's session among others."""
+    return Path(f"/proc/{pid}/autogroup").read_text().strip().partition(" ")[2] if SESSIONS_HAVE_WEIGHTS else ""
+
+
 @pytest.mark.parametrize("nice", [0, 7])
-def test_who_gives_way_does_so_a_while_after_its_start_and_so_does_all_that_it_starts(
+def test_who_gives_way_does_so_a_while_after_its_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nice: int
 ) -> None:
-    """By the weight of its session among others; until then it has as much as everybody, and again after a restart."""
+    """By the weight of its session, and so with all that it starts; until then, and again after a restart, it has as much as everybody."""
     monkeypatch.setattr(child, "GIVES_WAY_AFTER_S", 1.0)
     member = plan.Member("cassandra", "cassandra1", plan.LOOPBACK, 0)
-    told = tmp_path / "told"
-    tell = f"(cat /proc/self/autogroup || echo none) >> {told}"
-    nested = f"{tell}; sleep 2; {tell}"
-    each = Child(member, ["sh", "-c", nested], os.environ, tmp_path, tmp_path / "log", Ending(()), nice=nice)
+    each = Child(member, ["sleep", "60"], os.environ, tmp_path, tmp_path / "log", Ending(()), nice=nice)
 
-    async def ended() -> None:
+    async def weights() -> list[str]:
+        seen = []
         for _ in range(2):
             await each.start()
-            await each.wait()
+            seen.append(weight_of(each.pid))
+            await asyncio.sleep(2)
+            seen.append(weight_of(each.pid))
+            await each.kill()
+        return seen
 
-    asyncio.run(ended())
-    weights = [line.partition(" ")[2] for line in told.read_text().splitlines()]
-    assert weights == (["nice 0", f"nice {nice}"] if SESSIONS_HAVE_WEIGHTS else ["", ""]) * 2
+    assert asyncio.run(weights()) == (["nice 0", f"nice {nice}"] if SESSIONS_HAVE_WEIGHTS else ["", ""]) * 2
 
 
 def test_who_has_ended_does_not_give_way_in_the_name_of_another(tmp_path: Path) -> None:
@@ -582,10 +586,6 @@ def test_who_has_ended_does_not_give_way_in_the_name_of_another(tmp_path: Path) 
         finally:
             live.kill()
             await live.wait()
-
-    def weight_of(pid: int) -> str:
-        group = Path(f"/proc/{pid}/autogroup")
-        return group.read_text().strip().partition(" ")[2] if SESSIONS_HAVE_WEIGHTS else ""
 
     assert asyncio.run(ended()) == ("nice 0" if SESSIONS_HAVE_WEIGHTS else "")
 
@@ -610,7 +610,7 @@ def test_who_may_not_give_way_at_this_moment_does_so_at_the_next(
         live.kill()
         await live.wait()
 
-    monkeypatch.setattr(child, "_write", write)
+    monkeypatch.setattr(Path, "write_text", write)
     monkeypatch.setattr(child, "ASKED_AGAIN_S", 0.01)
     asyncio.run(asyncio.wait_for(ended(), 10))
     assert written == ["7"] * 3
@@ -619,4 +619,4 @@ def test_who_may_not_give_way_at_this_moment_does_so_at_the_next(
 @pytest.mark.parametrize("nodes", [1, 3])
 def test_a_node_gives_way_where_it_is_the_only_one(nodes: int) -> None:
     """Of several, for which it was not measured, none does."""
-    assert launch.cassandra_nice(nodes) == (10 if nodes == 1 else 0)
+    assert cassandra.niceness(nodes) == (10 if nodes == 1 else 0)

@@ -414,10 +414,11 @@ def test_an_open_loop_counts_its_arrivals_whatever_the_answers():
 def test_with_a_tick_it_looks_so_often_only_and_counts_the_same():
     """An answer is noted at the next tick at the earliest; each arrival is sent once, or counted as not sent."""
     with Server(created) as server:
-        outcome = run(Load(server.port, 64, 0.4, rps=200, tick_us=100_000))
-    assert outcome.sent + outcome.unsent >= 80
-    assert outcome.answered == outcome.sent == len(server.requests)
-    assert outcome.latency_us.p50 >= 95_000  # the histogram's buckets are 1.6 % wide
+        words = f"--port {server.port} --connections 64 --seconds 0.4 --rps 200 --tick 100000"
+        outcome = json.loads(program(*words.split()).stdout.splitlines()[-1])
+    assert outcome["sent"] + outcome["unsent"] >= 80
+    assert outcome["answered"] == outcome["sent"] == len(server.requests)
+    assert outcome["latency_us"]["p50"] >= 95_000  # the histogram's buckets are 1.6 % wide
 
 
 def test_every_connection_is_used():

@@ -66,15 +66,11 @@ def give_way(process: asyncio.subprocess.Process, nice: int) -> None:
     """
     if process.returncode is None:
         try:
-            _write(Path(f"/proc/{process.pid}/autogroup"), str(nice))
+            Path(f"/proc/{process.pid}/autogroup").write_text(str(nice))
         except BlockingIOError:  # who is not root may do so ten times a second, counted over the whole machine
             asyncio.get_running_loop().call_later(ASKED_AGAIN_S, give_way, process, nice)
         except OSError:  # another kernel, or it has ended
             return
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text)
 
 
 async def ended_in_time(process: asyncio.subprocess.Process, timeout_s: float) -> bool:

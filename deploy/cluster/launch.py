@@ -18,16 +18,6 @@ HAPROXY_ENDING = Ending(((signal.SIGUSR1, 3.0), (signal.SIGTERM, 3.0)))
 # Its own drain is drain_delay_s + drain_timeout_s, 23.5 s unless set.
 WEB_ENDING = Ending(((signal.SIGTERM, 40.0),))
 CASSANDRA_ENDING = Ending(((signal.SIGTERM, 30.0),))
-CASSANDRA_NICE = 10
-"""Of a node's session, a minute after its start: a tenth of the weight of each other session. Where cores are short HAProxy and
-web instances come first: the node takes what they bring in larger groups then, which cost it less, and what it compiles and
-compacts can wait. Of several nodes, for which it was not measured, none gives way.
-"""
-
-
-def cassandra_nice(nodes: int) -> int:
-    """The nice value of a node's session among so many on one machine."""
-    return CASSANDRA_NICE if nodes == 1 else 0
 
 
 def both_found(java: str | None, haproxy: str | None) -> tuple[str, str]:
@@ -82,7 +72,7 @@ class Launcher:
         java = cassandra.java_command(self.java, jars, conf, home, heap, ports.nodes)
         command = [*start, str(home / "commitlog"), *java]
         log = self.log(member.name)
-        nice = cassandra_nice(ports.nodes)
+        nice = cassandra.niceness(ports.nodes)
         return Child(member, command, self._environment, home, log, CASSANDRA_ENDING, nice=nice)
 
     def service_environment(self, ports: plan.CassandraPorts) -> dict[str, str]:

@@ -41,10 +41,6 @@ class Load:
     """Where the acknowledged integer ids of the whole run go, as little-endian int64; overwritten. What is posted as usages."""
     rps: int | None = None
     """Open loop: arrivals a second. Latency counts from the intended time then."""
-    tick_us: int | None = None
-    """Pauses for so long after each look at arrivals and sockets: for less of the CPU each request leaves, and its answer is
-    noted, up to that much later.
-    """
     host: str = "127.0.0.1"
     interval_ms: int = 1000
     """Between two calls of ``on_progress``."""
@@ -182,7 +178,6 @@ def _arguments(load: Load, folder: Path, *, progress: bool) -> Iterator[str]:
         "items": load.items,
         "ids": load.ids,
         "rps": load.rps,
-        "tick": load.tick_us,
         "interval": load.interval_ms,
         "parent": os.getpid(),
     }

@@ -142,19 +142,15 @@ def test_who_is_refused_has_the_answer_before_more_is_begun(whole_cluster: Runni
     """Thousands of clients who are all refused do not pile up in HAProxy: what is not begun waits in the kernel."""
     web = whole_cluster.process("web1")
     stats = f"127.0.0.1:{free_port()}"
-    server = f"{web.address}:{web.port}"
-    with (
-        haproxy_before(server, tmp_path, WEB_QUEUE_MAX="0", STATS_BIND=stats) as url,
-        contextlib.ExitStack() as load,
-    ):
+    waiting = []
+    with haproxy_before(f"{web.address}:{web.port}", tmp_path, WEB_QUEUE_MAX="0", STATS_BIND=stats) as url:
         wait_for(url, 503)
-        generator = load.enter_context(Generator(url, connections=4_000, seconds=4))
-        waiting = []
-        while generator.running():
-            metrics = call(f"http://{stats}", "GET", "/metrics").body.decode()
-            waiting.append(int(metrics.partition("\nhaproxy_process_current_run_queue ")[2].partition("\n")[0]))
-            time.sleep(0.05)
-        result = generator.result()
+        with Generator(url, connections=4_000, seconds=4) as generator:
+            while generator.running():
+                metrics = call(f"http://{stats}", "GET", "/metrics").body.decode()
+                waiting.append(int(metrics.partition("\nhaproxy_process_current_run_queue ")[2].partition("\n")[0]))
+                time.sleep(0.05)
+            result = generator.result()
     assert list(result["by_status"]) == ["503"]
     assert waiting
     assert max(waiting) < 1_000, waiting
